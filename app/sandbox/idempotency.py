@@ -1,0 +1,66 @@
+"""Idempotency keys of POSTs: the first answer again, a conflict for other parameters or a key still at work."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.sandbox.errors import ApiError
+from app.sandbox.sandbox import Sandbox
+from app.sandbox.store import Row
+
+_MAX_LENGTH = 255
+
+
+class Idempotency:
+    """Answers stay in the sandbox's state for a day; which keys are at work is known to this process alone."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._at_work: set[str] = set()
+
+    @contextmanager
+    def claim(self, key: str, fingerprint: str) -> Iterator[Row | None]:
+        """Hold the key; gives the stored answer {status, body, request_id} if there is one."""
+        if len(key) > _MAX_LENGTH:
+            raise ApiError(f"Idempotency keys can be up to {_MAX_LENGTH} characters long.", type="idempotency_error")
+        known = self._sandbox.find("_idempotency_key", key)
+        if known is not None and known["fingerprint"] != fingerprint:
+            raise ApiError(
+                "Keys for idempotent requests can only be used with the same parameters they were first used with. "
+                f"Try using a key other than '{key}' if you meant to execute a different request.",
+                type="idempotency_error",
+            )
+        if key in self._at_work:
+            raise ApiError(
+                "There is currently another in-progress request using this Idempotent Key (that probably means you "
+                f"submitted twice, and the other request is still going through): {key}. Please try again later.",
+                status=409,
+                type="idempotency_error",
+                code="idempotency_key_in_use",
+            )
+        self._at_work.add(key)
+        try:
+            yield known
+        finally:
+            self._at_work.discard(key)
+
+    def keep(self, key: str, fingerprint: str, *, status: int, body: Row, request_id: str) -> None:
+        with self._sandbox.transaction():
+            self._sandbox.insert(
+                {
+                    "id": key,
+                    "object": "_idempotency_key",
+                    "created": self._sandbox.now(),
+                    "fingerprint": fingerprint,
+                    "status": status,
+                    "body": body,
+                    "request_id": request_id,
+                }
+            )
+
+
+def fingerprint(method: str, path: str, tree: Row) -> str:
+    """Give what makes two requests the same: where they go and what they say, in any order."""
+    canonical = json.dumps([method, path, tree], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

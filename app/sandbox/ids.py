@@ -1,0 +1,42 @@
+"""Object ids in the forms real Stripe mints them."""
+
+import random
+import string
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+#: prefix → (first character, how many random ones follow).
+_FORMS: dict[str, tuple[str, int]] = {
+    "cus_": ("", 14),
+    "prod_": ("", 14),
+    "si_": ("", 14),
+    "req_": ("", 14),
+    "cs_test_": ("", 58),
+    "whsec_": ("", 32),
+    "pi_": ("3", 23),
+    "upcoming_in_": ("1", 23),
+}
+_DEFAULT = ("1", 23)
+_INTENT_FAMILY = len("3") + 16
+
+
+class Ids:
+    """Mints ids; a seed makes them the same in every run."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - test ids, and a seed has to reproduce them
+
+    def text(self, length: int, alphabet: str = _ALPHANUMERIC) -> str:
+        return "".join(self._random.choices(alphabet, k=length))
+
+    def mint(self, prefix: str) -> str:
+        first, length = _FORMS.get(prefix, _DEFAULT)
+        return prefix + first + self.text(length)
+
+    def sibling(self, prefix: str, intent: str) -> str:
+        """Mint an id of a PaymentIntent's family: charges share 17 characters with their intent."""
+        stem = intent.removeprefix("pi_")
+        return prefix + stem[:_INTENT_FAMILY] + self.text(len(stem) - _INTENT_FAMILY)
+
+    def invoice_prefix(self) -> str:
+        return self.text(8, string.ascii_uppercase + string.digits)

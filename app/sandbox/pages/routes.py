@@ -1,0 +1,71 @@
+"""The pages that a browser sees: Checkout, the portal, invoices, and the sandbox's own."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from app.sandbox.errors import ApiError
+from app.sandbox.pages import checkout, console, invoice, portal, portal_card, receipt
+from app.sandbox.pages.layout import notice
+from app.sandbox.sandbox import Sandbox
+
+Handler = Callable[[Sandbox, Request], Awaitable[Response]]
+
+# All handlers are coroutines, also those that await nothing: Starlette runs plain functions in threads, and the
+# sandbox's state belongs to one.
+_PAGES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/", console.index),
+    ("GET", "/events", console.events),
+    ("GET", "/c/pay/{session}", checkout.show),
+    ("POST", "/c/pay/{session}", checkout.submit),
+    ("GET", "/c/pay/{session}/authenticate", checkout.show_authentication),
+    ("POST", "/c/pay/{session}/authenticate", checkout.answer_authentication),
+    ("GET", "/p/session/{session}", portal.enter),
+    ("GET", "/p/session/{session}/home", portal.home),
+    ("GET", "/p/session/{session}/done", portal.done),
+    ("GET", "/p/session/{session}/subscriptions/{subscription}/cancel", portal.show_cancel),
+    ("POST", "/p/session/{session}/subscriptions/{subscription}/cancel", portal.cancel),
+    ("POST", "/p/session/{session}/subscriptions/{subscription}/resume", portal.resume),
+    ("POST", "/p/session/{session}/invoices/{invoice}/pay", portal.pay_invoice),
+    ("GET", "/p/session/{session}/payment_method", portal_card.show),
+    ("POST", "/p/session/{session}/payment_method", portal_card.submit),
+    ("GET", "/p/session/{session}/payment_method/{setup_intent}", portal_card.show_authentication),
+    ("POST", "/p/session/{session}/payment_method/{setup_intent}", portal_card.answer_authentication),
+    ("GET", "/i/{invoice}", invoice.show),
+    ("POST", "/i/{invoice}", invoice.pay),
+    ("GET", "/i/{invoice}/authenticate", invoice.show_authentication),
+    ("POST", "/i/{invoice}/authenticate", invoice.answer_authentication),
+    ("GET", "/receipts/{charge}", receipt.show),
+    ("GET", "/pdf/{invoice}", invoice.pdf),
+)
+
+
+def page_routes(sandbox: Sandbox) -> list[BaseRoute]:
+    return [
+        *(Route(path, _guarded(sandbox, handler), methods=[method]) for method, path, handler in _PAGES),
+        Mount("/assets", StaticFiles(directory=Path(__file__).with_name("static"))),
+    ]
+
+
+def _guarded(sandbox: Sandbox, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Let time pass first, and answer what the engine refuses with a page rather than Stripe's JSON."""
+
+    async def answer(request: Request) -> Response:
+        sandbox.tick()
+        try:
+            return await handler(sandbox, request)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return notice(
+                    "There is nothing here",
+                    "This link is wrong, or it has expired. Go back to where you came from and start again.",
+                    status=error.status,
+                )
+            return notice("That did not work", error.message, status=error.status)
+
+    return answer
