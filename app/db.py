@@ -1,0 +1,95 @@
+"""The database engine and the base all tables share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, MetaData, Text, func, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """`int` is always bigint: Stripe's amounts and timestamps outgrow 32 bits."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy declares it as a plain class attribute
+        int: BigInteger,
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
+
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+def async_url(url: str) -> URL:
+    """`url` in any spelling people use for Postgres, for the asyncpg driver."""
+    parsed = make_url(url)
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+asyncpg")
+    return parsed
+
+
+def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False) -> AsyncEngine:
+    """A lazy engine: nothing connects until the first query.
+
+    Every statement is bounded (30 s on the server, 10 s to connect) so that no request can wait for ever.
+    """
+    connect_args: dict[str, Any] = {"timeout": 10, "command_timeout": 30}
+    if pgbouncer:
+        # In transaction mode a prepared statement may meet another server connection: unnamed ones can't clash.
+        connect_args |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: "",
+        }
+    else:
+        connect_args["server_settings"] = {"application_name": "billhook", "idle_in_transaction_session_timeout": "60s"}
+    return create_async_engine(
+        async_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args=connect_args,
+    )
+
+
+def create_sessions(engine: AsyncEngine) -> Sessions:
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    """One request's, or one command's, transaction: committed at the end, or nothing of it stays.
+
+    Unlike `sessions.begin()` it lets a service `release` the connection while it asks Stripe.
+    """
+    async with sessions() as session:
+        yield session
+        await session.commit()
+
+
+async def release(session: AsyncSession) -> None:
+    """Give the connection back before a call to Stripe: a slow Stripe must not hold our database's connections.
+
+    Only reads may lie behind: services call Stripe before their first write, so nothing is ever committed early.
+    """
+    if session.in_transaction():
+        if await session.scalar(select(func.pg_current_xact_id_if_assigned())) is not None:
+            raise RuntimeError("Stripe must be called before the first write")
+        await session.commit()

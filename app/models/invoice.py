@@ -1,0 +1,37 @@
+"""Invoices, as Stripe last showed them."""
+
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+from app.models.mirror import Mirrored
+
+
+class Invoice(Mirrored, Base):
+    """Amounts in minor units of `currency`, times in unix seconds."""
+
+    __tablename__ = "invoices"
+    __table_args__ = (Index("ix_invoices_customer_id_created", "customer_id", "created"),)
+
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
+    subscription: Mapped[str | None] = mapped_column(index=True)
+    status: Mapped[str | None]
+    number: Mapped[str | None]
+    currency: Mapped[str]
+    subtotal: Mapped[int]
+    total: Mapped[int]
+    amount_due: Mapped[int]
+    amount_paid: Mapped[int]
+    amount_remaining: Mapped[int]
+    billing_reason: Mapped[str | None]
+    description: Mapped[str | None]
+    hosted_invoice_url: Mapped[str | None]
+    invoice_pdf: Mapped[str | None]
+    period_start: Mapped[int | None]
+    period_end: Mapped[int | None]
+    due_date: Mapped[int | None]
+    paid_at: Mapped[int | None]
+    attempt_count: Mapped[int]
+    next_payment_attempt: Mapped[int | None]

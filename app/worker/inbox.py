@@ -1,0 +1,205 @@
+"""Applies stored events: customers in parallel, one customer's events one after another, each exactly once."""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from redis.asyncio import Redis
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import Sessions
+from app.errors import BillingError, RateLimitedError, UnavailableError
+from app.models import StripeEvent
+from app.observability import events_backlog, events_lag, events_processed
+from app.provider.protocol import BillingProvider, Event
+from app.redis import courtesy_lock
+from app.services import event_effects
+from app.services.event_effects import Fetches, Ref, StaleError
+from app.values import utcnow
+
+log = structlog.get_logger(__name__)
+
+BATCH = 100
+LOCK_WAIT_SECONDS = 1.0
+BUSY_SECONDS = 0.1
+ROUNDS = 5
+FIRST_RETRY_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 3600.0
+OUTAGE_RETRY_SECONDS = 15.0
+
+# Walks the partial index of waiting events from one key to the next, so that a customer with twenty thousand waiting
+# events costs one step; a plain DISTINCT, or SKIP LOCKED over events, would read them all.
+DUE_KEYS = text(
+    """
+    WITH RECURSIVE heads AS (
+        (SELECT key, next_attempt_at FROM stripe_events
+          WHERE status = 'pending' AND key > :after ORDER BY key, next_attempt_at LIMIT 1)
+        UNION ALL
+        SELECT next.key, next.next_attempt_at FROM heads
+         CROSS JOIN LATERAL (
+            SELECT key, next_attempt_at FROM stripe_events
+             WHERE status = 'pending' AND key > heads.key ORDER BY key, next_attempt_at LIMIT 1) AS next
+    )
+    SELECT key FROM heads WHERE next_attempt_at <= now() LIMIT :most
+    """
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """What processing needs; everything is shared with the rest of the process."""
+
+    sessions: Sessions
+    redis: Redis
+    provider: BillingProvider
+    max_attempts: int
+
+    async def due_keys(self, *, most: int) -> list[str]:
+        """Keys with events to apply now, at most `most`, from a random place on so that none waits behind others."""
+        async with self.sessions.begin() as session:
+            start = f"cus_{random.choice('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz')}"  # noqa: S311
+            keys = list((await session.scalars(DUE_KEYS, {"after": start, "most": most})).all())
+            if len(keys) < most:
+                keys += (await session.scalars(DUE_KEYS, {"after": "", "most": most})).all()
+        return list(dict.fromkeys(keys))[:most]
+
+    async def measure_backlog(self) -> None:
+        """Set the gauge; counting stops at ten thousand, where the exact number no longer matters."""
+        async with self.sessions.begin() as session:
+            waiting = select(StripeEvent.id).where(StripeEvent.status == "pending").limit(10_000).subquery()
+            events_backlog.set(await session.scalar(select(func.count()).select_from(waiting)) or 0)
+
+    async def process_key(self, key: str) -> int:
+        """Apply the due events of one key. Returns how many were settled (applied, or put off after a failure)."""
+        async with courtesy_lock(self.redis, f"events:{key}", wait=LOCK_WAIT_SECONDS):
+            settled, also = 0, set[Ref]()
+            for _ in range(ROUNDS):
+                done, missing = await self._round(key, also)
+                settled += done
+                if not missing:
+                    return settled
+                also = missing
+            await self._put_off(key)
+            return settled
+
+    async def _round(self, key: str, also: set[Ref]) -> tuple[int, set[Ref]]:
+        async with self.sessions.begin() as session:
+            waiting = await _due_events(session, key)
+            events = {row.id: _read(self.provider, row) for row in waiting}
+            readable = [event for event in events.values() if isinstance(event, Event)]
+            fetches = await event_effects.plan(session, readable, also=also)
+        # Stripe is asked outside any transaction. Two workers may both ask; each answer is applied only if the row
+        # is still what it was before the asking.
+        await event_effects.fetch(self.provider, fetches)
+        missing = set[Ref]()
+        settled = 0
+        async with self.sessions.begin() as session:
+            if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(key, 0)))):
+                await asyncio.sleep(BUSY_SECONDS)
+                return 0, set()  # another worker is applying this customer's events: they are in good hands
+            still = set(
+                await session.scalars(
+                    select(StripeEvent.id)
+                    .where(StripeEvent.id.in_(events), StripeEvent.status == "pending")
+                    .with_for_update(skip_locked=True)
+                )
+            )
+            for row in waiting:
+                if row.id not in still:
+                    continue
+                try:
+                    await self._apply(session, events[row.id], fetches)
+                except StaleError as stale:
+                    missing.add(stale.ref)
+                    continue
+                except SQLAlchemyError as error:
+                    if session.get_transaction() is None or not session.is_active or _lost_connection(error):
+                        raise
+                    await self._fail(session, row, error)
+                except Exception as error:  # noqa: BLE001 - whatever is wrong with one event must not stop the others
+                    await self._fail(session, row, error)
+                else:
+                    await _finish(session, row)
+                settled += 1
+        return settled, missing
+
+    async def _apply(self, session: AsyncSession, event: Event | Exception, fetches: Fetches) -> None:
+        if isinstance(event, Exception):
+            raise event
+        applied = set(fetches.applied)
+        try:
+            async with session.begin_nested():
+                await event_effects.apply(session, event, fetches)
+        except BaseException:
+            fetches.applied = applied  # the savepoint took back what was applied inside it
+            raise
+
+    async def _fail(self, session: AsyncSession, row: StripeEvent, error: Exception) -> None:
+        """Put an event off, or aside for good. An outage of Stripe's is nobody's fault and uses up no attempt."""
+        outage = isinstance(error, UnavailableError | RateLimitedError)
+        attempts = row.attempts + (0 if outage else 1)
+        dead = attempts >= self.max_attempts
+        wait = OUTAGE_RETRY_SECONDS if outage else min(FIRST_RETRY_SECONDS * 2**attempts, LONGEST_RETRY_SECONDS)
+        wait *= random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, guards nothing
+        reason = f"{type(error).__name__}: {error.message if isinstance(error, BillingError) else error}"
+        await session.execute(
+            update(StripeEvent)
+            .where(StripeEvent.id == row.id)
+            .values(
+                attempts=attempts,
+                status="dead" if dead else "pending",
+                next_attempt_at=utcnow() + timedelta(seconds=wait),
+                last_error=reason.replace("\0", "")[:2000],
+            )
+        )
+        events_processed.labels(row.type, "dead" if dead else "failed").inc()
+        log.warning("stripe_webhook_failed", event_id=row.event_id, attempts=attempts, dead=dead, error=reason)
+
+    async def _put_off(self, key: str) -> None:
+        """Leave a key whose rows kept changing under us for a second; not a failure."""
+        async with self.sessions.begin() as session:
+            await session.execute(
+                update(StripeEvent)
+                .where(
+                    StripeEvent.key == key, StripeEvent.status == "pending", StripeEvent.next_attempt_at <= func.now()
+                )
+                .values(next_attempt_at=utcnow() + timedelta(seconds=1))
+            )
+
+
+async def _due_events(session: AsyncSession, key: str) -> Sequence[StripeEvent]:
+    found = await session.scalars(
+        select(StripeEvent)
+        .where(StripeEvent.key == key, StripeEvent.status == "pending", StripeEvent.next_attempt_at <= func.now())
+        .order_by(StripeEvent.created, StripeEvent.id)
+        .limit(BATCH)
+    )
+    return found.all()
+
+
+def _read(provider: BillingProvider, row: StripeEvent) -> Event | Exception:
+    try:
+        return provider.parse_event(json.loads(row.payload))
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+async def _finish(session: AsyncSession, row: StripeEvent) -> None:
+    now = utcnow()
+    await session.execute(
+        update(StripeEvent)
+        .where(StripeEvent.id == row.id)
+        .values(status="processed", attempts=row.attempts + 1, processed_at=now, last_error=None)
+    )
+    events_processed.labels(row.type, "processed").inc()
+    events_lag.observe(max((now - row.received_at).total_seconds(), 0))
+
+
+def _lost_connection(error: SQLAlchemyError) -> bool:
+    return bool(getattr(error, "connection_invalidated", False))

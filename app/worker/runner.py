@@ -1,0 +1,122 @@
+"""The loops around the services: stored events as they come, housekeeping now and then."""
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Sessions, async_url
+from app.provider.protocol import BillingProvider
+from app.services.inbox import WAKE_CHANNEL
+from app.settings import Settings
+from app.worker.housekeeping import keep_house
+from app.worker.inbox import BATCH, Inbox
+
+log = structlog.get_logger(__name__)
+
+HOUSEKEEPING_SECONDS = 600.0
+SHUTDOWN_SECONDS = 10.0
+AWAY = (SQLAlchemyError, OSError, TimeoutError)
+"""What the database's absence looks like. It is waited out: nothing that matters is in memory."""
+
+
+async def run(
+    settings: Settings, *, sessions: Sessions, redis: Redis, provider: BillingProvider, stop: asyncio.Event
+) -> None:
+    """Work until `stop` is set, then finish what is under way."""
+    inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=settings.event_max_attempts)
+    wake = asyncio.Event()
+    loops = [_dispatch(inbox, wake, settings.worker_concurrency, settings.worker_poll_seconds), _housekeeping(sessions)]
+    if not settings.database_pgbouncer:  # LISTEN needs a connection of its own, which PgBouncer doesn't give
+        loops.append(_listen(settings.database_url.get_secret_value(), wake))
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for task in [*tasks, stopping]:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_seconds: float) -> None:
+    running: dict[str, asyncio.Task[None]] = {}
+
+    def forget(key: str, _task: asyncio.Task[None]) -> None:
+        running.pop(key, None)
+        wake.set()
+
+    try:
+        while True:
+            wake.clear()
+            room = concurrency - len(running)
+            due = await _due_keys(inbox, most=concurrency * 4) if room else []
+            for key in [key for key in due if key not in running][:room]:
+                running[key] = asyncio.create_task(_work(inbox, key))
+                running[key].add_done_callback(partial(forget, key))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), timeout=poll_seconds)
+    finally:
+        if running:
+            _, late = await asyncio.wait(running.values(), timeout=SHUTDOWN_SECONDS)
+            for task in late:
+                task.cancel()
+
+
+async def _due_keys(inbox: Inbox, *, most: int) -> list[str]:
+    try:
+        keys = await inbox.due_keys(most=most)
+        await inbox.measure_backlog()
+    except AWAY as error:
+        log.warning("inbox_database_away", error=type(error).__name__)
+        return []
+    return keys
+
+
+async def _work(inbox: Inbox, key: str) -> None:
+    try:
+        while await inbox.process_key(key) >= BATCH:
+            pass
+    except AWAY as error:
+        log.warning("inbox_database_away", error=type(error).__name__)
+        await asyncio.sleep(1)
+    except Exception:
+        # The events stay pending; a bug met here must not end the loop for everybody else.
+        log.exception("inbox_failed")
+        await asyncio.sleep(1)
+
+
+async def _housekeeping(sessions: Sessions) -> None:
+    while True:
+        try:
+            await keep_house(sessions)
+        except AWAY as error:
+            log.warning("housekeeping_database_away", error=type(error).__name__)
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _listen(database_url: str, wake: asyncio.Event) -> None:
+    """Set `wake` whenever an event is stored. Losing this connection costs only time: polling goes on."""
+    dsn = async_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def heard(*_notice: object) -> None:
+        wake.set()
+
+    while True:
+        connection = None
+        try:
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(dsn, timeout=5)
+                gone = asyncio.Event()
+                connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
+                await connection.add_listener(WAKE_CHANNEL, heard)
+                wake.set()  # whatever came while nobody listened
+                await gone.wait()
+        finally:
+            if connection is not None:
+                connection.terminate()
+        await asyncio.sleep(1)

@@ -1,0 +1,103 @@
+"""Histories at the sandbox, and our side of them: what buyers and Stripe do in tests."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from signing import body, sign
+from sqlalchemy import select
+
+from app import models
+from app.db import Sessions, transaction
+from app.models.mirror import Mirrored
+from app.provider.stripe import StripeProvider
+from app.sandbox import checkout as hosted
+from app.sandbox.cards import Card
+from app.sandbox.sandbox import Sandbox
+from app.services import catalog as catalogs
+from app.services import checkout, inbox
+from app.services.catalog import Catalog
+from app.services.customers import Buyer
+from app.worker.inbox import Inbox
+
+SECRET = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0"
+ADA = Buyer(user_id="demo-1", email="ada@example.com", name="Ada")
+URLS = {"success_url": "https://app.example.com/done", "cancel_url": "https://app.example.com/"}
+
+
+def card(number: str = "4242424242424242") -> Card:
+    return Card(number=number, exp_month=12, exp_year=2040, cvc="123")
+
+
+class Account:
+    """One Stripe account (the sandbox) and one Billhook over it, without HTTP between test and services."""
+
+    def __init__(
+        self, sessions: Sessions, redis: Redis, provider: StripeProvider, sandbox: Sandbox, plans: Catalog
+    ) -> None:
+        self.sessions = sessions
+        self.redis = redis
+        self.provider = provider
+        self.sandbox = sandbox
+        self.plans = plans
+        self.inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=12)
+
+    async def apply_plans(self) -> list[catalogs.Change]:
+        async with transaction(self.sessions) as session:
+            return await catalogs.apply(session, self.provider, self.plans, livemode=False)
+
+    async def open_checkout(self, buyer: Buyer = ADA, plan: str = "pro", **more: Any) -> models.CheckoutSession:
+        asked = {"plan": plan, "price_id": None, "quantity": 1, "promotion_code": None, **URLS, **more}
+        async with transaction(self.sessions) as session:
+            return await checkout.create_session(session, self.provider, self.redis, self.plans, user=buyer, **asked)
+
+    async def buy(self, buyer: Buyer = ADA, plan: str = "pro") -> str:
+        """Subscribe at Stripe; returns the session's id. No webhook is delivered by this."""
+        opened = await self.open_checkout(buyer, plan)
+        hosted.pay(self.sandbox, opened.stripe_id, card())
+        return opened.stripe_id
+
+    def events(self, *types: str) -> list[dict[str, Any]]:
+        """What Stripe has to tell so far, oldest first; only of these types if any are given."""
+        shown = [self.sandbox.shown(row) for row in self.sandbox.rows("event")]
+        return [event for event in shown if not types or event["type"] in types]
+
+    async def deliver(self, event: Mapping[str, Any]) -> inbox.Receipt:
+        payload = body(event)
+        return await inbox.receive(
+            payload,
+            sign(payload, SECRET),
+            sessions=self.sessions,
+            redis=self.redis,
+            verifier=self.provider,
+            secrets=[SECRET],
+            livemode=False,
+        )
+
+    async def process(self) -> None:
+        """Apply everything that is due."""
+        while keys := await self.inbox.due_keys(most=100):
+            for key in keys:
+                await self.inbox.process_key(key)
+
+    async def deliver_and_process(self, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            await self.deliver(event)
+        await self.process()
+
+    async def all(self, model: type[Any]) -> list[Any]:
+        async with self.sessions() as session:
+            order = model.stripe_id if issubclass(model, Mirrored) else model.id
+            return list((await session.scalars(select(model).order_by(order))).all())
+
+    async def state(self) -> dict[str, list[dict[str, Any]]]:
+        """All mirrored rows without what tells how they came about."""
+        hidden = {"id", "customer_id", "synced_at", "revision"}
+        mirrored = (models.Customer, models.Subscription, models.Invoice, models.PaymentMethod, models.CheckoutSession)
+        return {
+            model.__name__: [
+                {c.key: getattr(row, c.key) for c in model.__table__.columns if c.key not in hidden}
+                for row in await self.all(model)
+            ]
+            for model in mirrored
+        }
