@@ -1,0 +1,156 @@
+"""What routes ask for in their signatures: the process's resources, the caller, the transaction, the page."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, TypedDict
+from uuid import uuid4
+
+from fastapi import Depends, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.api import auth
+from app.db import Sessions, transaction
+from app.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
+from app.provider.protocol import BillingProvider
+from app.services.catalog import Catalog
+from app.services.identity import Caller, Scope, ServiceKey, User
+from app.services.jwks import Jwks
+from app.settings import Settings
+
+DERIVED_KEY = "billhook.derived_idempotency_key"  # where `idempotency` leaves it in the ASGI scope
+
+
+class State(TypedDict):
+    """What the lifespan builds and every request finds in `request.state`."""
+
+    settings: Settings
+    sessions: Sessions
+    redis: Redis
+    provider: BillingProvider
+    catalog: Catalog
+    jwks: Jwks | None
+    limiter: SlidingWindowCounterRateLimiter
+    migration_head: str
+
+
+async def get_settings(request: Request) -> Settings:
+    settings: Settings = request.state.settings
+    return settings
+
+
+async def get_provider(request: Request) -> BillingProvider:
+    provider: BillingProvider = request.state.provider
+    return provider
+
+
+async def get_redis(request: Request) -> Redis:
+    redis: Redis = request.state.redis
+    return redis
+
+
+async def get_catalog(request: Request) -> Catalog:
+    catalog: Catalog = request.state.catalog
+    return catalog
+
+
+async def refuse_unstorable(request: Request) -> None:
+    """Addresses can smuggle in what JSON bodies are refused for: Postgres can't store or compare NUL characters."""
+    if any("\0" in str(text) for text in (*request.path_params.values(), *request.query_params.values())):
+        raise InvalidRequestError("Parameters must not contain NUL characters.", code="unstorable_text")
+
+
+async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
+    """One request is one transaction."""
+    async with transaction(request.state.sessions) as session:
+        yield session
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+ProviderDep = Annotated[BillingProvider, Depends(get_provider)]
+RedisDep = Annotated[Redis, Depends(get_redis)]
+CatalogDep = Annotated[Catalog, Depends(get_catalog)]
+# With the default scope FastAPI would answer first and commit afterwards: a failed commit would still say 200.
+SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
+
+
+# These two only describe themselves in OpenAPI; `auth` reads the header.
+_user_token = HTTPBearer(
+    scheme_name="userToken",
+    bearerFormat="JWT",
+    description="The end user's own login token, from the product's identity provider.",
+    auto_error=False,
+)
+_service_key = HTTPBearer(
+    scheme_name="serviceKey",
+    bearerFormat="bk_…",
+    description="A service key with the scope the operation names; `billhook keys create` makes one.",
+    auto_error=False,
+)
+Described = Annotated[HTTPAuthorizationCredentials | None, Depends(_user_token)]
+DescribedKey = Annotated[HTTPAuthorizationCredentials | None, Depends(_service_key)]
+
+
+async def get_caller(request: Request, _token: Described, _key: DescribedKey) -> Caller:
+    return await auth.authenticate(request.scope)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+UserIdQuery = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=255,
+        description="Whom the call is about: required with a service key, needless with the user's own token.",
+    ),
+]
+
+
+def user_with(scope: Scope) -> Callable[..., Awaitable[User]]:
+    """A dependency: the user a call is about. Service keys need `scope`, and say whom they mean."""
+
+    async def get_user(caller: CallerDep, user_id: UserIdQuery = None) -> User:
+        return user_meant(caller, scope, user_id)
+
+    return get_user
+
+
+def user_meant(caller: Caller, scope: Scope, user_id: str | None) -> User:
+    """Raises NotFoundError when a user means somebody else: whether they exist is none of their business."""
+    if isinstance(caller, User):
+        if user_id not in {None, caller.user_id}:
+            raise NotFoundError("There is no such user.", code="user_not_found")
+        return caller
+    _require(caller, scope)
+    if user_id is None:
+        raise InvalidRequestError("A service key must say which user it means.", code="missing", param="user_id")
+    return User(user_id=user_id)
+
+
+async def get_operator(request: Request, _key: DescribedKey) -> ServiceKey:
+    caller = await auth.authenticate(request.scope)
+    if isinstance(caller, User):
+        raise PermissionDeniedError("This needs a service key with the scope `operator`.")
+    _require(caller, "operator")
+    return caller
+
+
+def _require(key: ServiceKey, scope: Scope) -> None:
+    if scope not in key.scopes:
+        raise PermissionDeniedError(f"This needs a service key with the scope `{scope}`.")
+
+
+ReadUserDep = Annotated[User, Depends(user_with("billing:read"))]
+WriteUserDep = Annotated[User, Depends(user_with("billing:write"))]
+OperatorDep = Annotated[ServiceKey, Depends(get_operator)]
+
+
+async def get_idempotency_key(request: Request) -> str:
+    """What Stripe is sent as idempotency key: the same for a repeated request, another for any other."""
+    key: str | None = request.scope.get(DERIVED_KEY)
+    return uuid4().hex if key is None else key
+
+
+IdempotencyKeyDep = Annotated[str, Depends(get_idempotency_key)]

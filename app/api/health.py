@@ -1,0 +1,109 @@
+"""Is it alive, can it work, how does it do: for load balancers, people and Prometheus."""
+
+import asyncio
+import secrets
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from app.api.deps import RedisDep, SettingsDep
+from app.api.schemas import Output
+from app.db import Sessions
+from app.errors import UnauthenticatedError, UnavailableError
+from app.observability import registry
+
+router = APIRouter(tags=["Operations"])
+
+CHECK_SECONDS = 1.0
+VERSION = version("billhook")
+
+Condition = Literal["ok", "away"]
+
+
+class Alive(Output):
+    status: Literal["ok"] = Field(default="ok", description="The process answers")
+
+
+class Health(Output):
+    """`degraded` is right but slower: Redis only saves work."""
+
+    status: Literal["ok", "degraded"] = Field(description="Whether everything is there")
+    version: str = Field(description="Billhook's version")
+    postgres: Condition = Field(description="Without it the answer is 503")
+    redis: Condition = Field(description="Without it everything works, only slower")
+
+
+@router.get("/healthz")
+async def get_liveness() -> Alive:
+    """Whether the process lives. Touches nothing else, so that an outage elsewhere restarts nobody."""
+    return Alive()
+
+
+async def get_health(request: Request, redis: RedisDep) -> Health:
+    """Raises UnavailableError without Postgres, or before the migrations this code needs."""
+    reachable, _ = await asyncio.gather(
+        _redis_answers(redis), _require_schema(request.state.sessions, request.state.migration_head)
+    )
+    return Health(
+        status="ok" if reachable else "degraded",
+        version=VERSION,
+        postgres="ok",
+        redis="ok" if reachable else "away",
+    )
+
+
+HealthDep = Annotated[Health, Depends(get_health)]
+
+
+@router.get("/readyz")
+async def get_readiness(health: HealthDep) -> Health:
+    """Whether requests can be served: 503 without Postgres, or while migrations are missing."""
+    return health
+
+
+@router.get("/health")
+async def get_condition(health: HealthDep) -> Health:
+    """The same as /readyz, under the name many monitors ask for."""
+    return health
+
+
+async def _redis_answers(redis: RedisDep) -> bool:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await redis.ping()
+    except (RedisError, OSError):
+        return False
+    return True
+
+
+async def _require_schema(sessions: Sessions, head: str) -> None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS), sessions() as session:
+            found = await session.scalar(text("SELECT to_regclass('alembic_version')")) and await session.scalar(
+                text("SELECT version_num FROM alembic_version")
+            )
+    except (SQLAlchemyError, OSError) as error:
+        raise UnavailableError("Postgres does not answer.", code="postgres_unavailable") from error
+    if found != head:
+        raise UnavailableError("The database is not migrated: run `billhook migrate`.", code="not_migrated")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, 401: {"description": "METRICS_TOKEN is missing"}},
+)
+async def get_metrics(request: Request, settings: SettingsDep) -> Response:
+    """Prometheus metrics. Asks for METRICS_TOKEN as bearer token where one is set."""
+    if settings.metrics_token is not None:
+        wanted = f"Bearer {settings.metrics_token.get_secret_value()}"
+        if not secrets.compare_digest(request.headers.get("authorization", "").encode(), wanted.encode()):
+            raise UnauthenticatedError("The metrics need METRICS_TOKEN as bearer token.", code="invalid_token")
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,262 @@
+"""`billhook …`: every verb calls a service; nothing is decided here."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+from uuid import UUID
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.errors import BillingError
+from app.settings import Settings
+
+# The servers' modules are imported inside the verbs: `billhook token` must not wait for FastAPI and Stripe to load.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The billing service between your SaaS and Stripe.")
+plans = typer.Typer(no_args_is_help=True, help="The catalogue: plans.yaml and Stripe.")
+keys = typer.Typer(no_args_is_help=True, help="Service keys of your backends.")
+audit = typer.Typer(no_args_is_help=True, help="The audit log.")
+app.add_typer(plans, name="plans")
+app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
+
+T = TypeVar("T")
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def main() -> None:
+    """The console script: errors that are the user's to mend are one line, not a traceback."""
+    try:
+        app()
+    except BillingError as error:
+        _fail(error.message)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"billhook: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _say(message: str) -> None:
+    print(message)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"{'.'.join(str(p) for p in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
+        _fail("the settings don't hold:\n  " + "\n  ".join(problems))
+
+
+def _in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    from app.worker.session import in_transaction
+
+    return asyncio.run(in_transaction(settings, work))
+
+
+@app.command()
+def dev(
+    port: Annotated[int | None, typer.Option(help="The API's port; by default 8000 or any free one.")] = None,
+    directory: Annotated[Path, typer.Option("--dir", help="Where data and dev.json live.")] = Path(".dev"),
+) -> None:
+    """Run everything on this machine, with Postgres, Valkey and the Stripe sandbox built in."""
+    from app.dev import DevError, dev
+    from app.embedded_binaries import EmbeddedServerError
+    from app.services.catalog import CatalogError
+
+    try:
+        dev(directory.absolute(), port=port)
+    except (DevError, EmbeddedServerError, CatalogError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def serve(
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    worker: Annotated[bool | None, typer.Option(help="Process events here too; default: WORKER_IN_SERVE.")] = None,
+) -> None:
+    """Serve the API."""
+    import gc
+
+    import uvicorn
+
+    from app.main import create_app
+
+    settings = _settings()
+    if worker is not None:
+        settings = settings.model_copy(update={"worker_in_serve": worker})
+    service = create_app(settings)
+    gc.freeze()  # what start-up made stays: collecting around it would only cost pauses
+    uvicorn.run(
+        service,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Process stored events, without the API."""
+    from app.worker.process import work
+
+    asyncio.run(work(_settings()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    from app.migrate import upgrade
+
+    upgrade(_settings().database_url.get_secret_value())
+    _say("The schema is up to date.")
+
+
+@app.command()
+def sandbox(
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 12111,
+    key: Annotated[str, typer.Option(help="The secret key it accepts; never a live one.")] = "sk_test_billhook",
+    state: Annotated[Path | None, typer.Option(help="File that keeps its state between runs.")] = None,
+) -> None:
+    """Run the Stripe sandbox alone, for any Stripe SDK in any language."""
+    import uvicorn
+
+    from app.sandbox.app import create_sandbox
+
+    try:
+        stand_in = create_sandbox(secret_key=key, base_url=f"http://{host}:{port}", state_file=state)
+    except ValueError as error:
+        _fail(str(error))
+    _say(f"The Stripe sandbox listens on http://{host}:{port} with the key {key}")
+    uvicorn.run(
+        stand_in, host=host, port=port, log_level="warning", access_log=False, server_header=False, date_header=False
+    )
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="The user's id: the token's `sub`.")],
+    email: Annotated[str | None, typer.Option(help="The user's e-mail address.")] = None,
+    name: Annotated[str | None, typer.Option(help="The user's name.")] = None,
+) -> None:
+    """Print a development token for a user. Refused in production."""
+    from app.services.identity import mint_development_token
+
+    _say(mint_development_token(_settings(), user, email=email, name=name))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    from app.main import openapi_document
+
+    _say(json.dumps(openapi_document(), indent=2))
+
+
+@app.command()
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+) -> None:
+    """Print every setting, as a template for `.env`."""
+    from app.settings_reference import env_example, markdown_table
+
+    print(markdown_table() if markdown else env_example(), end="")
+
+
+@plans.command("apply")
+def apply_plans(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> None:
+    """Create and update products and prices at Stripe so that they match plans.yaml."""
+    from app.provider.stripe import StripeProvider
+    from app.services import catalog
+
+    settings = _settings()
+    try:
+        wanted = catalog.load(settings.plans_file)
+    except catalog.CatalogError as error:
+        _fail(str(error))
+
+    async def work(session: AsyncSession) -> list[catalog.Change]:
+        key = settings.stripe_secret_key.get_secret_value()
+        async with StripeProvider(key, base_url=settings.stripe_api_base) as provider:
+            return await catalog.apply(session, provider, wanted, livemode=settings.livemode, dry_run=dry_run)
+
+    table = Table("", "what", "id")
+    for change in _in_transaction(settings, work):
+        table.add_row(change.action, change.what, change.id)
+    Console().print(table)
+
+
+@keys.command("create")
+def create_key(
+    scope: Annotated[list[str], typer.Option(help="What the key may do; give it several times.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never by default.")] = None,
+) -> None:
+    """Create a service key and print it, this once."""
+    from app.services import identity
+    from app.values import utcnow
+
+    expires_at = None if days is None else utcnow() + timedelta(days=days)
+
+    async def work(session: AsyncSession) -> str:
+        _, text = await identity.create_key(session, name=name, scopes=scope, expires_at=expires_at, actor="cli")
+        return text
+
+    _say(_in_transaction(_settings(), work))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show all service keys, newest first; never their text."""
+    from app.services import identity
+
+    table = Table("id", "name", "ends in", "scopes", "created", "expires", "revoked")
+    for key in _in_transaction(_settings(), identity.list_keys):
+        times = [
+            f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in (key.created_at, key.expires_at, key.revoked_at)
+        ]
+        table.add_row(str(key.id), key.name, key.last4, " ".join(key.scopes), *times)
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(id: Annotated[UUID, typer.Argument(help="The key's id, as `keys list` shows it.")]) -> None:
+    """Revoke a service key, at once."""
+    from app.services import identity
+
+    async def work(session: AsyncSession) -> None:
+        await identity.revoke_key(session, id, actor="cli")
+
+    _in_transaction(_settings(), work)
+    _say("revoked")
+
+
+@audit.command("verify")
+def verify_audit() -> None:
+    """Check that no row of the audit log was changed, dropped or slipped in. Exit code 1 if one was."""
+    from app.services.audit import first_broken
+
+    broken = _in_transaction(_settings(), first_broken)
+    if broken is not None:
+        _fail(f"the audit log is broken at chain {broken[0]}, row {broken[1]}")
+    _say("The audit log is whole.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The service: what a process holds while it lives, the order of its middleware, and its routes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from alembic.script import ScriptDirectory
+from fastapi import APIRouter, Depends, FastAPI
+from pydantic import SecretStr
+from starlette.middleware import Middleware
+from starlette.staticfiles import StaticFiles
+
+from app.api import (
+    audit,
+    catalog,
+    checkout,
+    docs,
+    entitlements,
+    events,
+    health,
+    invoices,
+    payment_methods,
+    portal,
+    problems,
+    subscriptions,
+    webhooks,
+)
+from app.api.access_log import AccessLogMiddleware
+from app.api.body_limit import BodyLimitMiddleware
+from app.api.cors import OriginsMiddleware
+from app.api.deps import State, refuse_unstorable
+from app.api.headers import SecurityHeadersMiddleware
+from app.api.idempotency import IdempotencyMiddleware
+from app.api.openapi import BillhookAPI
+from app.api.problems import ProblemsMiddleware
+from app.api.ratelimit import RateLimitMiddleware, create_limiter
+from app.api.request_id import RequestIdMiddleware
+from app.db import create_engine, create_sessions
+from app.provider.protocol import BillingProvider
+from app.provider.stripe import StripeProvider
+from app.redis import create_redis
+from app.services.catalog import load
+from app.services.jwks import Jwks
+from app.settings import Settings
+from app.web import storefront
+from app.worker import runner
+
+log = structlog.get_logger(__name__)
+
+HERE = Path(__file__).parent
+STATIC = "/static"
+MAX_BODY_BYTES = 64 * 1024
+RESTART_SECONDS = 1.0
+
+ROUTERS = (catalog, checkout, portal, subscriptions, entitlements, payment_methods, invoices, events, audit)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    provider: BillingProvider | None = None,
+    identity_transport: httpx.AsyncBaseTransport | None = None,
+) -> FastAPI:
+    """The application; nothing is opened before its lifespan begins.
+
+    `provider` stands in for the Stripe of `settings` and is closed by its owner; `identity_transport` carries the
+    requests to the identity provider.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        async with AsyncExitStack() as stack:
+            state = await _open(stack, settings, provider, identity_transport)
+            if settings.worker_in_serve:
+                await stack.enter_async_context(_working(state))
+            yield state
+
+    app = BillhookAPI(
+        api_prefix=settings.api_prefix,
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+        # A redirect to the same path without its slash would hide a mistake, and lose the body on the way.
+        redirect_slashes=False,
+        telemetry={"logs": False},  # they would hold what callers sent us
+    )
+    problems.install(app)
+    api = APIRouter(prefix=settings.api_prefix, dependencies=[Depends(refuse_unstorable)])
+    for module in ROUTERS:
+        api.include_router(module.router)
+    app.include_router(api)
+    app.include_router(health.router)
+    app.include_router(docs.router)
+    for path in webhooks.paths(settings.api_prefix):
+        app.add_route(path, webhooks.receive_webhook, methods=["POST"], include_in_schema=False)
+    if settings.sandboxed:
+        app.include_router(storefront.router)
+    app.mount(STATIC, StaticFiles(directory=HERE / "web" / "static"))
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Outermost first. What lies outside of the problems' must not fail; what lies inside may simply raise."""
+    webhook_paths = frozenset(webhooks.paths(settings.api_prefix))
+    own_limits = dict.fromkeys(webhook_paths, webhooks.MAX_BODY_BYTES)
+    prefix = settings.api_prefix
+    return [
+        Middleware(RequestIdMiddleware),
+        Middleware(AccessLogMiddleware),
+        Middleware(SecurityHeadersMiddleware, cacheable=STATIC + "/"),
+        Middleware(OriginsMiddleware, origins=settings.cors_origins),
+        Middleware(ProblemsMiddleware),
+        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, by_path=own_limits),
+        Middleware(RateLimitMiddleware, prefix=prefix, exempt=webhook_paths, per_minute=settings.rate_limit_per_minute),
+        Middleware(IdempotencyMiddleware, prefix=prefix, exempt=webhook_paths),
+    ]
+
+
+async def _open(
+    stack: AsyncExitStack,
+    settings: Settings,
+    given: BillingProvider | None,
+    identity_transport: httpx.AsyncBaseTransport | None,
+) -> State:
+    """Everything requests share; `stack` closes it in the reverse order."""
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        pgbouncer=settings.database_pgbouncer,
+    )
+    stack.push_async_callback(engine.dispose)
+    redis = create_redis(settings.redis_url.get_secret_value())
+    stack.push_async_callback(redis.aclose)
+    provider = await stack.enter_async_context(_stripe(settings)) if given is None else given
+    jwks = None
+    if settings.jwt_jwks_url is not None:
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=identity_transport))
+        jwks = Jwks(settings.jwt_jwks_url, http)
+    return State(
+        settings=settings,
+        sessions=create_sessions(engine),
+        redis=redis,
+        provider=provider,
+        catalog=load(settings.plans_file),
+        jwks=jwks,
+        limiter=create_limiter(redis),
+        migration_head=ScriptDirectory(str(HERE.parent / "migrations")).get_current_head() or "",
+    )
+
+
+@asynccontextmanager
+async def _stripe(settings: Settings) -> AsyncIterator[BillingProvider]:
+    key = settings.stripe_secret_key.get_secret_value()
+    async with StripeProvider(key, base_url=settings.stripe_api_base) as provider:
+        await provider.warm()
+        yield provider
+
+
+@asynccontextmanager
+async def _working(state: State) -> AsyncIterator[None]:
+    """The worker beside the API, until the end; a bug in it must not leave events lying unseen."""
+    stop = asyncio.Event()
+
+    async def work() -> None:
+        while not stop.is_set():
+            try:
+                await runner.run(
+                    state["settings"],
+                    sessions=state["sessions"],
+                    redis=state["redis"],
+                    provider=state["provider"],
+                    stop=stop,
+                )
+            except Exception:
+                log.exception("worker_failed")
+                await asyncio.sleep(RESTART_SECONDS)
+
+    task = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+def openapi_document() -> dict[str, Any]:
+    """What /openapi.json serves by default, whatever the environment says."""
+    settings = Settings.model_construct(
+        database_url=SecretStr(""), redis_url=SecretStr(""), stripe_secret_key=SecretStr("sk_test_none")
+    )
+    return create_app(settings).openapi()
