@@ -53,8 +53,12 @@ def _settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = [f"{'.'.join(str(p) for p in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-        _fail("the settings don't hold:\n  " + "\n  ".join(problems))
+        _fail(_wrong_settings(error))
+
+
+def _wrong_settings(error: ValidationError) -> str:
+    lines = [f"{'.'.join(str(part) for part in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
+    return "the settings don't hold:\n  " + "\n  ".join(lines)
 
 
 def _in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
@@ -77,6 +81,8 @@ def dev(
         dev(directory.absolute(), port=port)
     except (DevError, EmbeddedServerError, CatalogError) as error:
         _fail(str(error))
+    except ValidationError as error:
+        _fail(_wrong_settings(error))
 
 
 @app.command()
@@ -91,8 +97,10 @@ def serve(
     import uvicorn
 
     from app.main import create_app
+    from app.observability import configure_logging
 
     settings = _settings()
+    configure_logging(level=settings.log_level, fmt=settings.log_format)
     if worker is not None:
         settings = settings.model_copy(update={"worker_in_serve": worker})
     service = create_app(settings)

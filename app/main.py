@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import structlog
-from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import SecretStr
 from starlette.middleware import Middleware
@@ -32,7 +31,7 @@ from app.api import (
 from app.api.access_log import AccessLogMiddleware
 from app.api.body_limit import BodyLimitMiddleware
 from app.api.cors import OriginsMiddleware
-from app.api.deps import State, refuse_unstorable
+from app.api.deps import State, check_parameters
 from app.api.headers import SecurityHeadersMiddleware
 from app.api.idempotency import IdempotencyMiddleware
 from app.api.openapi import BillhookAPI
@@ -40,6 +39,7 @@ from app.api.problems import ProblemsMiddleware
 from app.api.ratelimit import RateLimitMiddleware, create_limiter
 from app.api.request_id import RequestIdMiddleware
 from app.db import create_engine, create_sessions
+from app.migrate import outdated_revisions
 from app.provider.protocol import BillingProvider
 from app.provider.stripe import StripeProvider
 from app.redis import create_redis
@@ -88,7 +88,7 @@ def create_app(
         telemetry={"logs": False},  # they would hold what callers sent us
     )
     problems.install(app)
-    api = APIRouter(prefix=settings.api_prefix, dependencies=[Depends(refuse_unstorable)])
+    api = APIRouter(prefix=settings.api_prefix, dependencies=[Depends(check_parameters)])
     for module in ROUTERS:
         api.include_router(module.router)
     app.include_router(api)
@@ -147,7 +147,7 @@ async def _open(
         catalog=load(settings.plans_file),
         jwks=jwks,
         limiter=create_limiter(redis),
-        migration_head=ScriptDirectory(str(HERE.parent / "migrations")).get_current_head() or "",
+        outdated_schemas=outdated_revisions(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What routes ask for in their signatures: the process's resources, the caller, the transaction, the page."""
+"""What routes ask for in their signatures: the process's resources, the transaction, the caller."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, TypedDict
@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api import auth
+from app.api.access_log import route_of
 from app.db import Sessions, transaction
 from app.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from app.provider.protocol import BillingProvider
@@ -32,7 +33,7 @@ class State(TypedDict):
     catalog: Catalog
     jwks: Jwks | None
     limiter: SlidingWindowCounterRateLimiter
-    migration_head: str
+    outdated_schemas: frozenset[str]
 
 
 async def get_settings(request: Request) -> Settings:
@@ -55,10 +56,19 @@ async def get_catalog(request: Request) -> Catalog:
     return catalog
 
 
-async def refuse_unstorable(request: Request) -> None:
-    """Addresses can smuggle in what JSON bodies are refused for: Postgres can't store or compare NUL characters."""
+async def check_parameters(request: Request) -> None:
+    """Hold the address to what the operation declares, as its body is held to its schema.
+
+    A misspelt parameter would be a filter that silently does nothing; a NUL can't be stored or compared by Postgres.
+    """
     if any("\0" in str(text) for text in (*request.path_params.values(), *request.query_params.values())):
         raise InvalidRequestError("Parameters must not contain NUL characters.", code="unstorable_text")
+    if request.query_params:
+        operation = request.app.openapi()["paths"][route_of(request.scope)][request.method.lower()]
+        known = sorted(param["name"] for param in operation.get("parameters", ()) if param["in"] == "query")
+        if not request.query_params.keys() <= set(known):
+            names = ", ".join(known) or "none"
+            raise InvalidRequestError(f"The query parameters here are: {names}.", code="unknown_parameter")
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:

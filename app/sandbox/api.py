@@ -86,21 +86,17 @@ class Api:
         sandbox = self._sandbox
         values = params.read(route.params, tree, route.acts_on, f"{route.method} {route.path}")
         expansions = values.pop("expand", [])
-        status, body = 200, {}
-        try:
-            with sandbox.request(request_id, idempotent and idempotent[0]):
-                if route.method == "GET":
+        key, mark = idempotent or (None, "")
+        # The outcome and the key that stands for it are written together, so no crash can part them.
+        with sandbox.transaction():
+            try:
+                with sandbox.request(request_id, key), sandbox.transaction():
                     row = route.handler(sandbox, values, **ids)
-                    body = rendering.expand(sandbox, rendering.public(row), expansions)
-                else:
-                    with sandbox.transaction():
-                        row = route.handler(sandbox, values, **ids)
-                        body = rendering.expand(sandbox, rendering.public(row), expansions)
-        except ApiError as error:
-            status, body = error.status, error.envelope(request_id)
-        if idempotent is not None:
-            key, mark = idempotent
-            self._idempotency.keep(key, mark, status=status, body=body, request_id=request_id)
+                    status, body = 200, rendering.expand(sandbox, rendering.public(row), expansions)
+            except ApiError as error:
+                status, body = error.status, error.envelope(request_id)
+            if key is not None:
+                self._idempotency.keep(key, mark, status=status, body=body, request_id=request_id)
         sandbox.deliveries.kick()
         return status, body
 

@@ -22,7 +22,7 @@ from app.sandbox.sandbox import Sandbox
 
 _METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
 
-#: Fields that objects show only when they are expanded (rendering.INCLUDABLE), and what makes them.
+#: (object, field) of what is shown only when it is expanded, and what makes it.
 _INCLUDES = {
     ("checkout.session", "line_items"): line_items,
     ("customer", "subscriptions"): subscriptions_of,

@@ -41,8 +41,6 @@ class TestCard:
     attaches: bool = True
     authentication: Authentication = "never"
 
-    __test__ = False  # pytest takes a Test… class for tests
-
 
 def _declining(number: str, *names: str, decline: Decline, attaches: bool = False) -> TestCard:
     return TestCard(number, names, decline=decline, attaches=attaches)

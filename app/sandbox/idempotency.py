@@ -46,18 +46,17 @@ class Idempotency:
             self._at_work.discard(key)
 
     def keep(self, key: str, fingerprint: str, *, status: int, body: Row, request_id: str) -> None:
-        with self._sandbox.transaction():
-            self._sandbox.insert(
-                {
-                    "id": key,
-                    "object": "_idempotency_key",
-                    "created": self._sandbox.now(),
-                    "fingerprint": fingerprint,
-                    "status": status,
-                    "body": body,
-                    "request_id": request_id,
-                }
-            )
+        self._sandbox.insert(
+            {
+                "id": key,
+                "object": "_idempotency_key",
+                "created": self._sandbox.now(),
+                "fingerprint": fingerprint,
+                "status": status,
+                "body": body,
+                "request_id": request_id,
+            }
+        )
 
 
 def fingerprint(method: str, path: str, tree: Row) -> str:

@@ -16,8 +16,8 @@ from app.sandbox.forms import Tree
 
 #: Understood wherever Stripe takes them, so no route has to declare them.
 _EVERYWHERE = frozenset({"expand", "limit", "starting_after", "ending_before", "metadata"})
-#: Plain texts that may be emptied although the SDK's types show no "" for them (customers' contact fields).
-_CLEARABLE = frozenset({"name", "email", "phone", "description"})
+#: Plain texts that Stripe lets you empty although the SDK's types show no "" for them.
+_CLEARABLE = frozenset({"name", "email", "phone", "description", "lookup_key"})
 #: Stripe lists some enums in an order of its own; the SDK sorts them.
 _ORDERS = {
     frozenset({"draft", "open", "paid", "uncollectible", "void"}): ["draft", "open", "void", "paid", "uncollectible"],

@@ -29,16 +29,6 @@ REFERENCES = {
     "subscription": "subscription",
 }
 
-#: (object, field) that answers show only when expanded → the method of Sandbox.includes that makes it.
-INCLUDABLE = {
-    ("checkout.session", "line_items"),
-    ("customer", "subscriptions"),
-    ("customer", "sources"),
-    ("customer", "tax_ids"),
-    ("invoice", "confirmation_secret"),
-    ("invoice", "payments"),
-}
-
 
 def public(value: Any) -> Any:
     """Copy without private keys; keys as Stripe sorts them: id, object, then the alphabet."""
@@ -74,7 +64,7 @@ def _expand(sandbox: "Sandbox", node: Any, steps: list[str], path: str) -> None:
     if not isinstance(node, dict):
         raise _refused(path)
     field, rest = steps[0], steps[1:]
-    if (node.get("object"), field) in INCLUDABLE:
+    if (node.get("object"), field) in sandbox.includes:
         node.setdefault(field, public(sandbox.include(node, field)))
     elif field not in node:
         raise _refused(path, inside=node.get("object") == "list")

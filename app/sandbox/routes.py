@@ -16,6 +16,7 @@ from app.sandbox.resources import (
     payment_methods,
     prices,
     products,
+    promotion_codes,
     setup_intents,
     subscription_items,
     subscriptions,
@@ -100,6 +101,7 @@ ROUTES = (
         f"{_PRODUCT} id type default_price_data.currency default_price_data.recurring default_price_data.metadata "
         "default_price_data.unit_amount default_price_data.unit_amount_decimal default_price_data.tax_behavior",
     ),
+    _route("GET /v1/promotion_codes", promotion_codes.list_, "PromotionCodeListParams", "active code"),
     _route("GET /v1/products", products.list_, "ProductListParams", "active created ids shippable type url"),
     _route("GET /v1/products/{product}", products.retrieve, "ProductRetrieveParams"),
     _route("POST /v1/products/{product}", products.update, "ProductUpdateParams", f"{_PRODUCT} default_price"),

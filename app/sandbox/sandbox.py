@@ -46,7 +46,7 @@ class Sandbox(Store):
         self._ticked_at: int | None = None
         self._request: Row = _NO_REQUEST
         self._passing_time = passing_time
-        self._includes = includes
+        self.includes = includes
 
     # Time
 
@@ -136,7 +136,7 @@ class Sandbox(Store):
 
     def include(self, shown: Row, field: str) -> Any:
         """Make a field that an object shows only when it is expanded."""
-        return deepcopy(self._includes[shown["object"], field](self, shown))
+        return deepcopy(self.includes[shown["object"], field](self, shown))
 
     # For tests and `billhook dev`
 

@@ -104,8 +104,12 @@ class Store:
         if self._journal is None:
             return
         changed: dict[str, dict[str, Row | None]] = {}
-        for kind, id in frame:
-            changed.setdefault(kind, {})[id] = self._tables[kind].get(id)
+        for (kind, id), before in frame.items():
+            row = self._tables[kind].get(id)
+            if row != before:
+                changed.setdefault(kind, {})[id] = row
+        if not changed:
+            return
         with self._journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(changed) + "\n")
 

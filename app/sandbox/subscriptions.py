@@ -301,7 +301,8 @@ def settle(sandbox: Sandbox, invoice: Row) -> None:
     subscription = sandbox.get("subscription", details["subscription"])
     if subscription["latest_invoice"] != invoice["id"]:
         return
-    if subscription["status"] not in {"incomplete", "past_due", "unpaid"}:
+    beginning = {"incomplete"} if invoice["status"] == "paid" else set()
+    if subscription["status"] not in {"past_due", "unpaid"} | beginning:
         return
     with sandbox.updating("customer.subscription.updated", subscription):
         subscription["status"] = "active"

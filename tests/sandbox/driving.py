@@ -1,6 +1,7 @@
 """Drives a sandbox with the real SDK: a clock to move, transports, a receiver of webhooks, a record of answers."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import override
 
 from app.sandbox.cards import Card
 from app.sandbox.sandbox import Sandbox
@@ -42,8 +44,9 @@ class AsyncTransport(stripe.HTTPXClient):
         super().__init__(timeout=10)
         self._client_async = client
 
+    @override
     def _get_request_args_kwargs(
-        self, method: str, url: str, headers: dict[str, str], post_data: Any
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any
     ) -> tuple[list[Any], dict[str, Any]]:
         content = {} if post_data is None else {"content": post_data}
         return [method, url], {"headers": headers, "timeout": self._timeout, **content}
@@ -56,6 +59,7 @@ class Recorder(httpx.ASGITransport):
         super().__init__(app)
         self.answers: list[dict[str, Any]] = []
 
+    @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
         body = await response.aread()
@@ -92,7 +96,7 @@ class Receiver:
 class Shop:
     """A sandbox with something to sell and someone to sell it to."""
 
-    client: stripe.StripeClient
+    client: Any  # a StripeClient; its unions of id, object and None would make every assertion a cast
     sandbox: Sandbox
     clock: ManualClock
     customer: str
@@ -121,7 +125,7 @@ class Shop:
         await self.client.v1.customers.update_async(
             self.customer, {"invoice_settings": {"default_payment_method": attached.id}}
         )
-        return attached.id
+        return str(attached.id)
 
     async def subscription(self, id: str) -> Any:
         return await self.client.v1.subscriptions.retrieve_async(id, {"expand": ["latest_invoice"]})

@@ -71,22 +71,26 @@ def _value(value: Any, hint: Any, at: str) -> list[Violation]:
 
 def _plain(value: Any, hint: Any, at: str) -> list[Violation]:
     origin = get_origin(hint)
-    if origin is Literal:
-        return [] if value in get_args(hint) else [f"{at}: {value!r} is not {hint}"]
-    if origin is list:
-        if not isinstance(value, list):
-            return [f"{at}: not a list"]
-        return [found for n, item in enumerate(value) for found in _value(item, get_args(hint)[0], f"{at}[{n}]")]
-    if origin is not None and issubclass(origin, stripe.ListObject):
-        return _embedded(value, get_args(hint)[0], at)
-    if origin is not None and issubclass(origin, stripe.StripeObject | dict):
-        return _map(value, get_args(hint)[-1], at)
+    if origin is not None:
+        return _generic(value, origin, get_args(hint), at)
     if hint is Decimal:
         return [] if isinstance(value, str) and _is_number(value) else [f"{at}: {value!r} is no decimal string"]
     if inspect.isclass(hint) and issubclass(hint, stripe.StripeObject):
         return _object(value, hint, at) if isinstance(value, dict) else [f"{at}: {value!r} is no {hint.__name__}"]
     fits = type(value) is hint or (hint is float and type(value) in {int, float})
     return [] if fits else [f"{at}: {value!r} is no {hint}"]
+
+
+def _generic(value: Any, origin: Any, args: tuple[Any, ...], at: str) -> list[Violation]:
+    if origin is Literal:
+        return [] if value in args else [f"{at}: {value!r} is none of {args}"]
+    if origin is list:
+        if not isinstance(value, list):
+            return [f"{at}: not a list"]
+        return [found for n, item in enumerate(value) for found in _value(item, args[0], f"{at}[{n}]")]
+    if issubclass(origin, stripe.ListObject):
+        return _embedded(value, args[0], at)
+    return _map(value, args[-1], at)
 
 
 def _embedded(value: Any, item: Any, at: str) -> list[Violation]:

@@ -16,6 +16,7 @@ import uvicorn
 from sandbox.driving import GOOD, Recorder, card
 from sandbox.shapes import violations
 from starlette.applications import Starlette
+from typing_extensions import override
 
 from app.sandbox import checkout
 from app.sandbox.app import create_sandbox
@@ -43,8 +44,8 @@ async def walk(client: stripe.StripeClient, call: Call, sandbox: Sandbox, act: A
     assert [c.id for c in await call(v1.customers, "list", {"email": "ada@example.com"})] == [customer.id]
 
     await cards_and_setups(v1, call, customer.id)
-    subscription = await bought_in_checkout(v1, call, act, sandbox, customer.id, pro, pack)
-    await changed(v1, call, subscription, basic, pro, yearly)
+    subscription = await bought_in_checkout(v1, call, act, sandbox, customer=customer.id, pro=pro, pack=pack)
+    await changed(v1, call, subscription, basic=basic, pro=pro, yearly=yearly)
     await made_by_api(v1, call, customer.id, basic)
     await invoices(v1, call, customer.id, subscription)
     await portal(v1, call, customer.id, subscription)
@@ -99,7 +100,7 @@ async def cards_and_setups(v1: Any, call: Call, customer: str) -> None:
 
 
 async def bought_in_checkout(
-    v1: Any, call: Call, act: Act, sandbox: Sandbox, customer: str, pro: str, pack: str
+    v1: Any, call: Call, act: Act, sandbox: Sandbox, *, customer: str, pro: str, pack: str
 ) -> Any:
     urls = {"success_url": "http://app/ok?s={CHECKOUT_SESSION_ID}", "cancel_url": "http://app/no"}
     abandoned = {"mode": "payment", "line_items": [{"price": pack, "quantity": 1}], **urls}
@@ -122,15 +123,15 @@ async def bought_in_checkout(
     assert [line.description for line in items] == ["Pro"]
     with pytest.raises(CardError, match="insufficient funds"):
         await act(lambda: checkout.pay(sandbox, session.id, card("4000000000009995")))
-    assert await act(lambda: checkout.pay(sandbox, session.id, GOOD)) == checkout.Paid(
-        f"http://app/ok?s={session.id}"
-    )
+    assert await act(lambda: checkout.pay(sandbox, session.id, GOOD)) == checkout.Paid(f"http://app/ok?s={session.id}")
     expand = {"expand": ["subscription", "line_items", "customer", "invoice.payments"]}
     session = await call(v1.checkout.sessions, "retrieve", session.id, expand)
     assert (session.status, session.payment_status, session.subscription.status) == ("complete", "paid", "active")
     listed = await call(v1.checkout.sessions, "list", {"subscription": session.subscription.id})
     assert [s.id for s in listed] == [session.id]
-    setup = await call(v1.checkout.sessions, "create", {"mode": "setup", "currency": "usd", "customer": customer, **urls})
+    setup = await call(
+        v1.checkout.sessions, "create", {"mode": "setup", "currency": "usd", "customer": customer, **urls}
+    )
     await act(lambda: checkout.pay(sandbox, setup.id, GOOD))
     session = await call(v1.checkout.sessions, "create", {**abandoned, "customer_creation": "always"})
     await act(lambda: checkout.pay(sandbox, session.id, GOOD, "bo@example.com"))
@@ -143,7 +144,7 @@ async def bought_in_checkout(
     return (await call(v1.subscriptions, "list", {"customer": customer})).data[0]
 
 
-async def changed(v1: Any, call: Call, subscription: Any, basic: str, pro: str, yearly: str) -> None:
+async def changed(v1: Any, call: Call, subscription: Any, *, basic: str, pro: str, yearly: str) -> None:
     item = subscription.items.data[0]
     change = {
         "items": [{"id": item.id, "price": basic}],
@@ -257,7 +258,7 @@ async def served(app: Starlette) -> AsyncIterator[tuple[str, asyncio.AbstractEve
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0]
@@ -266,22 +267,14 @@ async def served(app: Starlette) -> AsyncIterator[tuple[str, asyncio.AbstractEve
         await asyncio.to_thread(thread.join)
 
 
-class Recording(stripe.HTTPXClient):
-    """A sync client that keeps every successful answer."""
+class Recording(stripe.RequestsClient):
+    """The SDK's sync client, keeping every successful answer."""
 
     def __init__(self) -> None:
-        super().__init__(timeout=10, allow_sync_methods=True)
+        super().__init__(timeout=10)
         self.answers: list[dict[str, Any]] = []
 
-    def _get_request_args_kwargs(
-        self, method: str, url: str, headers: dict[str, str], post_data: Any
-    ) -> tuple[list[Any], dict[str, Any]]:
-        content = {} if post_data is None else {"content": post_data}
-        return [method, url], {"headers": headers, "timeout": self._timeout, **content}
-
-    async def aclose(self) -> None:
-        self.close()
-
+    @override
     def request(self, *args: Any, **kwargs: Any) -> Any:
         body, status, headers = super().request(*args, **kwargs)
         if status == httpx.codes.OK:
@@ -293,7 +286,7 @@ async def test_the_sync_sdk_walks_through_everything_over_a_socket() -> None:
     app = create_sandbox()
     sandbox: Sandbox = app.state.sandbox
     recording = Recording()
-    async with served(app) as (address, loop), contextlib.aclosing(recording):
+    async with served(app) as (address, loop):
         client = stripe.StripeClient("sk_test_billhook", base_addresses={"api": address}, http_client=recording)
 
         async def call(service: Any, verb: str, *args: Any) -> Any:
@@ -305,5 +298,6 @@ async def test_the_sync_sdk_walks_through_everything_over_a_socket() -> None:
 
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(on_server(), loop))
 
-        await walk(client, call, sandbox, act)
+        with contextlib.closing(recording):
+            await walk(client, call, sandbox, act)
     assert sorted({wrong for answer in recording.answers for wrong in violations(answer)}) == []

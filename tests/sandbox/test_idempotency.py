@@ -5,7 +5,8 @@ import asyncio
 import httpx
 import pytest
 import stripe
-from sandbox.driving import AsyncTransport, ManualClock, Receiver, Shop
+from sandbox.driving import AsyncTransport, ManualClock, Shop
+from typing_extensions import override
 
 from app.sandbox.app import create_sandbox
 
@@ -69,6 +70,7 @@ async def test_the_sdk_retries_into_the_first_answer() -> None:
     class LosingTheFirst(httpx.ASGITransport):
         lost = 0
 
+        @override
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             response = await super().handle_async_request(request)
             if self.lost == 0:
@@ -89,14 +91,14 @@ async def test_the_sdk_retries_into_the_first_answer() -> None:
     assert transport.lost == 1
 
 
-async def test_a_key_is_forgotten_after_a_day(shop: Shop, clock: ManualClock, http: httpx.AsyncClient) -> None:
+async def test_a_key_is_forgotten_after_a_day(clock: ManualClock, http: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "k1"}
     first = await http.post("/v1/products", data={"name": "A"}, headers=headers)
     clock.advance(hours=25)
     assert (await http.post("/v1/products", data={"name": "A"}, headers=headers)).json()["id"] != first.json()["id"]
 
 
-async def test_the_event_names_request_and_key(http: httpx.AsyncClient, receiver: Receiver) -> None:
+async def test_the_event_names_request_and_key(http: httpx.AsyncClient) -> None:
     made = await http.post("/v1/customers", headers={"Idempotency-Key": "k1"})
     events = (await http.get("/v1/events")).json()["data"]
     assert events[0]["request"] == {"id": made.headers["Request-Id"], "idempotency_key": "k1"}

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import stripe
@@ -16,11 +17,13 @@ from app.sandbox import checkout
 from app.sandbox.app import create_sandbox
 
 
-def sdk(app: Starlette) -> stripe.StripeClient:
+def sdk(app: Starlette) -> Any:
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
-    return stripe.StripeClient(
-        "sk_test_billhook", base_addresses={"api": "http://s"}, http_client=AsyncTransport(http)
-    )
+    return stripe.StripeClient("sk_test_billhook", base_addresses={"api": "http://s"}, http_client=AsyncTransport(http))
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 async def test_a_restart_keeps_everything(tmp_path: Path, receiver: Receiver) -> None:
@@ -66,7 +69,7 @@ async def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
     app = create_sandbox(state_file=file)
     await sdk(app).v1.customers.create_async()
     assert file.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["sandbox.jsonl"]
+    assert names_in(tmp_path) == ["sandbox.jsonl"]
 
 
 async def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path: Path) -> None:
@@ -92,14 +95,22 @@ async def test_a_refused_request_leaves_nothing_in_the_file(tmp_path: Path) -> N
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{}]
 
 
+async def test_reading_writes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.jsonl"
+    v1 = sdk(create_sandbox(state_file=file)).v1
+    customer = await v1.customers.create_async()
+    size = file.stat().st_size
+    await v1.customers.retrieve_async(customer.id)
+    await v1.customers.list_async({"expand": ["data.subscriptions"]})
+    assert file.stat().st_size == size
+
+
 async def test_a_seed_gives_the_same_ids_and_never_one_twice(tmp_path: Path) -> None:
     apps = [create_sandbox(seed=7), create_sandbox(seed=7), create_sandbox(seed=8)]
     first, second, other = [(await sdk(app).v1.customers.create_async()).id for app in apps]
     assert first == second != other
     file = tmp_path / "sandbox.jsonl"
-    made = [
-        (await sdk(create_sandbox(seed=7, state_file=file)).v1.customers.create_async()).id for _ in range(5)
-    ]
+    made = [(await sdk(create_sandbox(seed=7, state_file=file)).v1.customers.create_async()).id for _ in range(5)]
     assert len(set(made)) == 5
 
 

@@ -75,9 +75,7 @@ async def test_the_version_is_echoed_and_a_false_one_refused(http: httpx.AsyncCl
     assert (old.status_code, old.headers["Stripe-Version"]) == (200, "2024-06-20")
     false = await http.get("/v1/customers", headers={"Stripe-Version": "endive"})
     assert (false.status_code, false.headers["Stripe-Version"]) == (400, "endive")
-    assert false.json() == {
-        "error": {"message": "Invalid Stripe API version: endive", "type": "invalid_request_error"}
-    }
+    assert false.json() == {"error": {"message": "Invalid Stripe API version: endive", "type": "invalid_request_error"}}
 
 
 async def test_the_date_header_is_the_accounts_clock(shop: Shop, http: httpx.AsyncClient) -> None:
@@ -135,9 +133,11 @@ async def test_the_date_header_is_the_accounts_clock(shop: Shop, http: httpx.Asy
             {"customer": ""},
             "parameter_invalid_empty",
             "customer",
-            "You passed an empty string for 'customer'. We assume empty values are an attempt to unset a parameter; "
-            "however 'customer' cannot be unset. You should remove 'customer' from your request or supply a "
-            "non-empty value.",
+            (
+                "You passed an empty string for 'customer'. We assume empty values are an attempt to unset a "
+                "parameter; however 'customer' cannot be unset. You should remove 'customer' from your request or "
+                "supply a non-empty value."
+            ),
         ),
         (
             "prices",
@@ -152,7 +152,7 @@ async def test_the_date_header_is_the_accounts_clock(shop: Shop, http: httpx.Asy
     ],
 )
 async def test_parameters_are_strict(
-    http: httpx.AsyncClient, path: str, form: dict[str, str], code: str | None, param: str | None, message: str
+    http: httpx.AsyncClient, *, path: str, form: dict[str, str], code: str | None, param: str | None, message: str
 ) -> None:
     answer = await http.post(f"/v1/{path}", data=form)
     assert answer.status_code == 400
@@ -212,14 +212,19 @@ async def test_a_failed_request_changes_nothing(shop: Shop) -> None:
         ("GET", "invoices/in_nope", 404, "invoice", "No such invoice: 'in_nope'"),
         ("POST", "invoices/in_nope/pay", 404, "id", "No such invoice: 'in_nope'"),
         ("DELETE", "subscriptions/sub_nope", 404, "id", "No such subscription: 'sub_nope'"),
-        ("GET", "invoices?status=bogus", 400, "status", "Invalid status: must be one of draft, open, void, paid, or "
-         "uncollectible"),
+        (
+            "GET",
+            "invoices?status=bogus",
+            400,
+            "status",
+            "Invalid status: must be one of draft, open, void, paid, or uncollectible",
+        ),
         ("GET", "customers?starting_after=cus_aaa", 400, "starting_after", "No such customer: 'cus_aaa'"),
         ("GET", "customers?limit=abc", 400, "limit", "Invalid integer: abc"),
     ],
 )
 async def test_what_is_not_there_is_named_as_stripe_names_it(
-    http: httpx.AsyncClient, method: str, path: str, status: int, param: str, message: str
+    http: httpx.AsyncClient, *, method: str, path: str, status: int, param: str, message: str
 ) -> None:
     answer = await http.request(method, f"/v1/{path}")
     assert answer.status_code == status

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -62,8 +62,10 @@ async def test_retries_end_when_the_delays_are_used_up(shop: Shop, receiver: Rec
     assert len((await shop.client.v1.events.list_async({"delivery_success": False})).data) == 1
 
 
-async def test_an_endpoint_that_is_away_is_tried_again(shop: Shop, receiver: Receiver) -> None:
-    refusing = httpx.MockTransport(lambda request: (_ for _ in ()).throw(httpx.ConnectError("refused", request=request)))
+async def test_an_endpoint_that_is_away_is_tried_again(shop: Shop) -> None:
+    refusing = httpx.MockTransport(
+        lambda request: (_ for _ in ()).throw(httpx.ConnectError("refused", request=request))
+    )
     async with httpx.AsyncClient(transport=refusing) as client:
         app = create_sandbox(webhook_client=client, now=shop.clock)
         sandbox = app.state.sandbox
@@ -93,7 +95,7 @@ async def test_a_test_can_deliver_in_any_order_twice_or_never(shop: Shop, receiv
     assert len(receiver.events) == 3
 
 
-async def test_only_wanted_events_are_sent(shop: Shop, receiver: Receiver) -> None:
+async def test_only_wanted_events_are_sent(shop: Shop) -> None:
     endpoint = await shop.client.v1.webhook_endpoints.create_async(
         {"url": "http://other.test/hook", "enabled_events": ["product.created"]}
     )
@@ -106,7 +108,7 @@ async def test_only_wanted_events_are_sent(shop: Shop, receiver: Receiver) -> No
     assert not hasattr(shown, "secret")
 
 
-async def test_a_disabled_endpoint_gets_nothing_more(shop: Shop, receiver: Receiver) -> None:
+async def test_a_disabled_endpoint_gets_nothing_more(shop: Shop) -> None:
     await shop.sandbox.drain()
     endpoint = (await shop.client.v1.webhook_endpoints.list_async()).data[0]
     shop.sandbox.hold_deliveries()
@@ -177,10 +179,24 @@ async def test_subscribing_in_checkout_tells_the_whole_story(shop: Shop, receive
     assert {event["created"] for event in receiver.events} == {int(shop.clock())}
 
 
-async def test_events_are_kept_for_thirty_days(shop: Shop, clock: ManualClock) -> None:
+async def test_events_are_kept_for_thirty_days_and_until_they_are_delivered(
+    shop: Shop, clock: ManualClock, receiver: Receiver
+) -> None:
     await shop.sandbox.drain()
+    shop.sandbox.hold_deliveries()
+    late = await shop.client.v1.customers.create_async()
     clock.advance(days=31)
+    assert [e.data.object.id for e in await shop.client.v1.events.list_async()] == [late.id]
+    shop.sandbox.release_deliveries()
+    await shop.sandbox.drain()
+    assert receiver.events[-1]["data"]["object"]["id"] == late.id
+    clock.advance(days=1)
     assert list(await shop.client.v1.events.list_async()) == []
+
+
+async def until(done: Callable[[], bool]) -> None:
+    while not done():  # noqa: ASYNC110 - what is waited for happens by timers, which tell nobody
+        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -197,9 +213,7 @@ async def test_a_running_sandbox_retries_by_itself(lively: Starlette, receiver: 
     receiver.status = 500
     with sandbox.changing():
         sandbox.emit("customer.created", {"id": "cus_1", "object": "customer"})
-    while len(receiver.requests) < 2:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(receiver.requests) >= 2)
     receiver.status = 200
-    while sandbox.pending_deliveries():
-        await asyncio.sleep(0.005)
+    await until(lambda: not sandbox.pending_deliveries())
     assert len({event["id"] for event in receiver.events}) == 1

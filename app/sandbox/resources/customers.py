@@ -116,6 +116,7 @@ def _set(sandbox: Sandbox, row: Row, params: Row) -> None:
     for name in _SETTABLE:
         if name in params:
             row[name] = params[name]
+    row["tax_exempt"] = row["tax_exempt"] or "none"  # which is what emptying it means
     if "address" in params:
         row["address"] = None if params["address"] is None else {**_ADDRESS, **params["address"]}
     if "next_invoice_sequence" in params:

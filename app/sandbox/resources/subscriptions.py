@@ -26,6 +26,8 @@ def create(sandbox: Sandbox, params: Row) -> Row:
         raise required("customer")
     if not params.get("items"):
         raise required("items")
+    if params.get("billing_mode", {}).get("type") == "classic":
+        raise unsupported("the classic billing mode", param="billing_mode[type]")
     customer = sandbox.get("customer", params["customer"], param="customer", status=400)
     chosen = items.choose(sandbox, params["items"], at="items")
     trial_end = trial_ends(sandbox, params)
@@ -34,14 +36,15 @@ def create(sandbox: Sandbox, params: Row) -> Row:
     created = sandbox.emit("customer.subscription.created", row)
     invoice = subscriptions.new_invoice(sandbox, row, "subscription_create", subscriptions.item_lines(sandbox, row))
     invoicing.finalize(sandbox, invoice)
-    _first_payment(sandbox, row, invoice, params.get("payment_behavior", "allow_incomplete"))
+    _first_payment(sandbox, row, invoice, params)
     # Stripe's snapshot shows how the first payment went, although the event is listed before the payment's.
     created["data"]["object"] = sandbox.shown(row)
     return row
 
 
-def _first_payment(sandbox: Sandbox, row: Row, invoice: Row, behavior: str) -> None:
+def _first_payment(sandbox: Sandbox, row: Row, invoice: Row, params: Row) -> None:
     """Leave the new subscription trialing, active or incomplete, or raise where it must not come to be."""
+    behavior = params.get("payment_behavior", "allow_incomplete")
     method = subscriptions.charging_method(sandbox, row)
     if invoice["status"] == "paid" or row["collection_method"] == "send_invoice":
         if row["status"] != "trialing":
@@ -55,12 +58,13 @@ def _first_payment(sandbox: Sandbox, row: Row, invoice: Row, behavior: str) -> N
         return
     if method is None:
         raise ApiError(_NO_CARD, code="resource_missing")
-    _charge_first(sandbox, row, invoice, method, strictly=behavior == "error_if_incomplete")
+    _charge_first(sandbox, row, invoice, method, params)
 
 
-def _charge_first(sandbox: Sandbox, row: Row, invoice: Row, method: Row, *, strictly: bool) -> None:
+def _charge_first(sandbox: Sandbox, row: Row, invoice: Row, method: Row, params: Row) -> None:
+    strictly = params.get("payment_behavior") == "error_if_incomplete"
     try:
-        paid = invoicing.collect(sandbox, invoice, method, off_session=False)
+        paid = invoicing.collect(sandbox, invoice, method, off_session=params.get("off_session", False))
     except CardError as error:
         if strictly:
             error.keep = False
@@ -111,7 +115,6 @@ def update(sandbox: Sandbox, params: Row, subscription: str) -> Row:
         raise unsupported("pending updates (`payment_behavior=pending_if_incomplete`)", param="payment_behavior")
     with sandbox.updating("customer.subscription.updated", row):
         _set(sandbox, row, params)
-        _set_cancellation(sandbox, row, params)
         if "pause_collection" in params:
             pause = params["pause_collection"]
             row["pause_collection"] = pause and {"resumes_at": None, **pause}
@@ -167,8 +170,7 @@ def trial_ends(sandbox: Sandbox, params: Row) -> int | None:
 
 def _set(sandbox: Sandbox, row: Row, params: Row) -> None:
     """Store what needs no arithmetic."""
-    if "cancel_at_period_end" in params or "cancel_at" in params:
-        _set_cancellation(sandbox, row, params)
+    _set_cancellation(sandbox, row, params)
     if params.get("default_payment_method") is not None:
         payment_methods.of_customer(
             sandbox, params["default_payment_method"], row["customer"], param="default_payment_method"

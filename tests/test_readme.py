@@ -1,0 +1,118 @@
+"""The README's curl flows, run as they stand against `billhook dev`, their answers held to what is printed there."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import running_dev
+
+README = Path(__file__).parent.parent / "README.md"
+STEPS = 5
+DOTS = "…"
+UNIX_TIME = 1_000_000_000
+WEBHOOK_SECONDS = 10.0
+
+
+def curl_section() -> str:
+    text = README.read_text()
+    return text[text.index("## The first checkout, by curl") : text.index("## In your front end")]
+
+
+def steps() -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Each numbered step with its commands and the JSON printed after each (None where nothing is)."""
+    found = []
+    for part in re.split(r"\n(?=\*\*\d\. )", curl_section())[1:]:
+        blocks = re.findall(r"```(sh|json)\n(.*?)```", part, re.DOTALL)
+        commands: list[tuple[str, Any]] = []
+        for kind, body in blocks:
+            if kind == "sh":
+                commands.append((body, None))
+            else:
+                commands[-1] = (commands[-1][0], json.loads(body))
+        found.append((part.splitlines()[0], commands))
+    return found
+
+
+def mismatch(shown: Any, got: Any, path: str = "$") -> str | None:
+    """Where `got` is not what the README shows. "…" stands for anything, and moments differ from day to day."""
+    if isinstance(shown, dict) and isinstance(got, dict) and (DOTS in shown or shown.keys() == got.keys()):
+        return _first(mismatch(shown[key], got.get(key, KeyError), f"{path}.{key}") for key in shown if key != DOTS)
+    if isinstance(shown, list) and isinstance(got, list) and len(shown) == len(got):
+        return _first(mismatch(*pair, f"{path}[]") for pair in zip(shown, got, strict=True))
+    if isinstance(shown, str) and isinstance(got, str):
+        same = re.fullmatch(".*".join(re.escape(part) for part in shown.split(DOTS)), got) is not None
+    elif isinstance(shown, int) and isinstance(got, int) and shown > UNIX_TIME:
+        same = got > UNIX_TIME
+    else:
+        same = shown == got and type(shown) is type(got)
+    return None if same else f"{path}: {got!r} instead of {shown!r}"
+
+
+def _first(found: Iterable[str | None]) -> str | None:
+    return next((one for one in found if one), None)
+
+
+def test_the_comparison_can_fail() -> None:
+    assert mismatch({"a": [1, "x_…"]}, {"a": [1, "x_9"]}) is None
+    assert mismatch({"a": 1}, {"a": 1, "b": 2})
+    assert mismatch({"a": 1, DOTS: DOTS}, {"a": 2, "b": 2})
+    assert mismatch({"id": "in_…"}, {"id": "sub_1"})
+    assert mismatch([{"a": True}], [{"a": 1}])
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl found")
+    with running_dev(tmp_path_factory.mktemp("readme")) as dev:
+        path = shutil.which("bash") or "/bin/bash"
+        yield {
+            "API": dev["api_url"],
+            "TOKEN": dev["demo_token"],
+            "KEY": dev["service_key"],
+            "SHELL": path,
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "SANDBOX": dev["sandbox_url"],
+        }
+
+
+def test_the_flows_answer_what_the_readme_shows(environment: dict[str, str]) -> None:
+    flows = steps()
+    assert len(flows) == STEPS
+    for title, commands in flows:
+        assert commands, title
+        for command, shown in commands:
+            if shown is None:
+                assert run(command, environment).startswith("http://localhost:3000/done?session_id=cs_test_")
+                continue
+            if "url" in shown:
+                shown["url"] = f"{environment['SANDBOX']}/c/pay/cs_test_{DOTS}"
+            got = json.loads(run(command, environment))
+            deadline = time.monotonic() + WEBHOOK_SECONDS
+            while mismatch(shown, got) and " -d " not in command and time.monotonic() < deadline:
+                time.sleep(0.1)  # the webhook is on its way
+                got = json.loads(run(command, environment))
+            assert mismatch(shown, got) is None, f"{title}: {mismatch(shown, got)}"
+            if "url" in shown:
+                environment["url"] = got["url"]
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    return subprocess.run(  # noqa: S603 - the README's own commands
+        [environment["SHELL"], "-c", command], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_readme_names_only_files_that_exist() -> None:
+    text = README.read_text()
+    named = re.findall(r"`((?:tests|app|docs|migrations)/[\w./]+)`", text)
+    named += re.findall(r"\]\(((?!http|#)[^)]+)\)", text)
+    assert len(named) > STEPS
+    missing = [name for name in named if not (README.parent / name).exists()]
+    assert missing == []
