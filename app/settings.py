@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     def _only_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             parts = urlsplit(origin)
-            if parts.scheme not in {"http", "https"} or not parts.netloc or parts.geturl() != origin or parts.path:
+            bare = parts.hostname and "@" not in parts.netloc and f"{parts.scheme}://{parts.netloc}" == origin
+            if parts.scheme not in {"http", "https"} or not bare:
                 raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
         return origins
 

@@ -124,6 +124,21 @@ def test_servers_of_the_environment_are_used_instead(tmp_path: Path, database_ur
         process.wait(20)
 
 
+def test_with_a_stripe_key_stripe_is_used_and_nothing_of_the_sandbox_is_there(tmp_path: Path) -> None:
+    log, description = tmp_path / "log.txt", tmp_path / "dev.json"
+    process = start("dev", "--dir", str(tmp_path), log=log, env={"STRIPE_SECRET_KEY": "sk_test_of_somebody"})
+    try:
+        wait_until(description.exists, process, log)
+        dev = json.loads(description.read_text())
+        assert (dev["sandbox_url"], dev["storefront_url"]) == (None, None)
+        assert httpx.get(dev["docs_url"]).status_code == 200
+        assert httpx.get(dev["docs_url"].replace("/docs", "/demo")).status_code == 404
+        assert f"stripe listen --forward-to {dev['webhook_url']}" in log.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
 def test_a_live_key_is_refused(tmp_path: Path) -> None:
     env = {"STRIPE_SECRET_KEY": "sk_live_" + "1" * 4}
     process = start("dev", "--dir", str(tmp_path), log=tmp_path / "log.txt", env=env)

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Call, Any, str, str, dict[str, str], Any]] = {
         PRODUCT,
         "POST",
         "/v1/products/billhook_pro",
-        {"name": "Pro", "description": "", "metadata[plan]": "pro"},
+        {"active": "true", "name": "Pro", "description": "", "metadata[plan]": "pro"},
         params.ProductUpdateParams,
     ),
     "create_price": (

@@ -1,11 +1,6 @@
 """`billhook dev` on throw-away data, and Chromium to look at it."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,48 +8,14 @@ from typing import Any, Literal
 import pytest
 from browser import CHROMIUM_FLAGS, OpenVisit, Visit, find_chromium
 from playwright.async_api import Browser, async_playwright
-
-REPOSITORY = Path(__file__).parents[2]
-START_SECONDS = 60
-STOP_SECONDS = 20
+from processes import running_dev
 
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What `dev.json` says of a running `billhook dev`."""
-    directory = tmp_path_factory.mktemp("billhook dev")  # a path with a space
-    log = directory / "log.txt"
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    with log.open("w") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "app.cli", "dev", "--dir", str(directory)],
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    try:
-        yield _wait_until_ready(process, directory / "dev.json", log)
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], description: Path, log: Path) -> dict[str, Any]:
-    """`billhook dev` writes its description when all of it answers."""
-    deadline = time.monotonic() + START_SECONDS
-    while not description.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"`billhook dev` did not start:\n{log.read_text()}")
-        time.sleep(0.05)
-    described: dict[str, Any] = json.loads(description.read_text())
-    return described
+    """What `dev.json` says of a running `billhook dev`, on a path with a space."""
+    with running_dev(tmp_path_factory.mktemp("billhook dev")) as described:
+        yield described
 
 
 @pytest.fixture(scope="session")

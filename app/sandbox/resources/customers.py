@@ -1,4 +1,4 @@
-"""Customers."""
+"""Customers: who buys, with what they are charged by default; a deleted one stays as a stub."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Products."""
+"""Products: what is sold, priced by prices; one that has prices can be archived, not deleted."""
 
 from app.sandbox import catalog, lists
 from app.sandbox.errors import ApiError

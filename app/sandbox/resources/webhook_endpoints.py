@@ -1,4 +1,4 @@
-"""Webhook endpoints."""
+"""Webhook endpoints: where events are delivered, and the secret that signs them."""
 
 from app.sandbox import lists
 from app.sandbox.errors import ApiError, unsupported
