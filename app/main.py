@@ -114,7 +114,13 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(OriginsMiddleware, origins=settings.cors_origins),
         Middleware(ProblemsMiddleware),
         Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, by_path=own_limits),
-        Middleware(RateLimitMiddleware, prefix=prefix, exempt=webhook_paths, per_minute=settings.rate_limit_per_minute),
+        Middleware(
+            RateLimitMiddleware,
+            prefix=prefix,
+            exempt=webhook_paths,
+            per_minute=settings.rate_limit_per_minute,
+            per_minute_for_keys=settings.rate_limit_per_minute_for_keys,
+        ),
         Middleware(IdempotencyMiddleware, prefix=prefix, exempt=webhook_paths),
     ]
 

@@ -65,7 +65,12 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(default=(), description="Origins whose pages may call the API from a browser")
     plans_file: Path = Field(default=Path("plans.yaml"), description="The catalogue: what is sold and what it allows")
 
-    rate_limit_per_minute: int = Field(default=600, ge=1, description="Requests a caller may make in a minute")
+    rate_limit_per_minute: int = Field(
+        default=600, ge=1, description="Requests a user, or an address without a token, may make in a minute"
+    )
+    rate_limit_per_minute_for_keys: int = Field(
+        default=60_000, ge=1, description="Requests a service key may make in a minute"
+    )
     metrics_token: SecretStr | None = Field(
         default=None, description="Bearer token /metrics asks for; without one it is open (keep it off the internet)"
     )

@@ -1,5 +1,7 @@
 """One log line and two metrics for every request."""
 
+import http
+import logging
 import time
 
 import structlog
@@ -10,6 +12,7 @@ from app.api import auth
 
 log = structlog.get_logger(__name__)
 
+_PROBES = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -40,7 +43,9 @@ class AccessLogMiddleware:
             route = route_of(scope)
             observability.http_requests.labels(method, route, str(status)).inc()
             observability.http_seconds.labels(method, route).observe(seconds)
-            log.info(
+            # Probes come every few seconds and say nothing while all is well.
+            log.log(
+                logging.DEBUG if route in _PROBES and status < http.HTTPStatus.BAD_REQUEST else logging.INFO,
                 "http_request",
                 method=method,
                 route=route,

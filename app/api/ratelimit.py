@@ -38,12 +38,15 @@ class RateLimitMiddleware:
     Says what is left in the `RateLimit` fields of draft-ietf-httpapi-ratelimit-headers-11.
     """
 
-    def __init__(self, app: ASGIApp, *, prefix: str, exempt: frozenset[str], per_minute: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, prefix: str, exempt: frozenset[str], per_minute: int, per_minute_for_keys: int
+    ) -> None:
+        """A service key speaks for all of a product's users, and so may ask more often than one of them."""
         self._app = app
         self._prefix = prefix + "/"
         self._exempt = exempt
-        self._item: RateLimitItem = RateLimitItemPerMinute(per_minute)
-        self._policy = f'"default";q={per_minute};w={WINDOW_SECONDS}'
+        self._for_people: RateLimitItem = RateLimitItemPerMinute(per_minute)
+        self._for_keys: RateLimitItem = RateLimitItemPerMinute(per_minute_for_keys)
         self._resume_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,10 +55,11 @@ class RateLimitMiddleware:
             await self._app(scope, receive, send)
             return
         caller = await _caller_key(scope)
+        item = self._for_keys if caller.startswith("key:") else self._for_people
         limiter: SlidingWindowCounterRateLimiter = scope["state"]["limiter"]
         try:
-            allowed = await limiter.hit(self._item, caller)
-            window = await limiter.get_window_stats(self._item, caller)
+            allowed = await limiter.hit(item, caller)
+            window = await limiter.get_window_stats(item, caller)
         except (RedisError, OSError) as error:
             self._resume_at = time.monotonic() + PAUSE_SECONDS
             log.warning("rate_limit_skipped", error=repr(error))
@@ -66,7 +70,7 @@ class RateLimitMiddleware:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["RateLimit-Policy"] = self._policy
+                headers["RateLimit-Policy"] = f'"default";q={item.amount};w={WINDOW_SECONDS}'
                 headers["RateLimit"] = f'"default";r={window.remaining};t={reset}'
             await send(message)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
-from serving import API, PROBLEM, Bearer, serving
+from serving import API, PROBLEM, Bearer, CreateKey, serving
 
 from app.embedded import start_valkey
 from app.main import create_app
@@ -118,3 +118,15 @@ async def test_a_body_beyond_the_limit_is_refused_announced_or_not(
 async def test_a_giant_body_is_refused_where_nothing_reads_it(client: httpx.AsyncClient) -> None:
     response = await client.post("/nowhere", content=b" " * (64 * KIB + 1))
     assert (response.status_code, response.headers["content-type"]) == (413, PROBLEM)
+
+
+async def test_a_backend_may_ask_more_often_than_a_user(
+    strict: Settings, provider: BillingProvider, create_key: CreateKey, ada: Bearer
+) -> None:
+    key = await create_key("billing:read")
+    async with serving(create_app(strict, provider=provider)) as client:
+        url = f"{API}/subscription/status"
+        users = [(await client.get(url, headers=ada)).status_code for _ in range(LIMIT + 1)]
+        keys = [(await client.get(url, headers=key, params={"user_id": "ada"})).status_code for _ in range(LIMIT + 1)]
+    assert users == [200] * LIMIT + [429]
+    assert keys == [200] * (LIMIT + 1)
