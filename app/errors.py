@@ -19,12 +19,13 @@ class BillingError(Exception):
     """An error whose message may be shown to the caller.
 
     `code` is stable and machine-readable; `param` names the field at fault; `retryable` says whether the same
-    request can succeed later without a change.
+    request can succeed later without a change; `replayed` that Stripe only repeated its answer to an earlier request.
     """
 
     status: ClassVar[int] = 500
     code: str = "internal_error"
     retryable: bool = False
+    replayed: bool = False
 
     def __init__(
         self,

@@ -47,7 +47,15 @@ class Account:
             return await catalogs.apply(session, self.provider, self.plans, livemode=False)
 
     async def open_checkout(self, buyer: Buyer = ADA, plan: str = "pro", **more: Any) -> models.CheckoutSession:
-        asked = {"plan": plan, "price_id": None, "quantity": 1, "promotion_code": None, **URLS, **more}
+        asked = {
+            "plan": plan,
+            "price_id": None,
+            "quantity": 1,
+            "promotion_code": None,
+            "actor": f"user:{buyer.user_id}",
+            **URLS,
+            **more,
+        }
         async with transaction(self.sessions) as session:
             return await checkout.create_session(session, self.provider, self.redis, self.plans, user=buyer, **asked)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path
 from pydantic import Field, model_validator
 
 from app.api import problems, redirects
-from app.api.deps import CatalogDep, ProviderDep, ReadUserDep, RedisDep, SessionDep, SettingsDep, WriteUserDep
+from app.api.deps import ActorDep, CatalogDep, ProviderDep, ReadUserDep, RedisDep, SessionDep, SettingsDep, WriteUserDep
 from app.api.paging import MAX_ID_LENGTH
 from app.api.schemas import Input, Output
 from app.api.subscriptions import SubscriptionRead
@@ -74,6 +74,7 @@ async def create_checkout_session(
     catalog: CatalogDep,
     settings: SettingsDep,
     user: WriteUserDep,
+    actor: ActorDep,
     body: CheckoutSessionCreate,
 ) -> CheckoutSessionCreated:
     """A page to buy a plan on. Asking again for the same thing gives the same page while it is open.
@@ -93,6 +94,7 @@ async def create_checkout_session(
         success_url=body.success_url,
         cancel_url=body.cancel_url,
         promotion_code=body.promotion_code,
+        actor=actor,
     )
     if row.url is None:
         raise UnavailableError("The checkout was closed while it was being opened; try again.", retry_after=1)
@@ -112,10 +114,11 @@ async def get_checkout_session(
     provider: ProviderDep,
     catalog: CatalogDep,
     user: ReadUserDep,
+    actor: ActorDep,
     session_id: Annotated[str, Path(max_length=MAX_ID_LENGTH, description="The id that success_url was given")],
 ) -> CheckoutSessionRead:
     """How a purchase stands, right at once: it asks Stripe and never waits for a webhook."""
-    row = await checkout.get_session(session, provider, user_id=user.user_id, session_id=session_id)
+    row = await checkout.get_session(session, provider, user_id=user.user_id, session_id=session_id, actor=actor)
     bought = await subscriptions.current(session, user.user_id) if row.subscription else None
     return CheckoutSessionRead(
         session_id=row.stripe_id,

@@ -108,6 +108,14 @@ async def get_caller(request: Request, _token: Described, _key: DescribedKey) ->
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
+
+async def get_actor(caller: CallerDep) -> str:
+    return caller.actor
+
+
+ActorDep = Annotated[str, Depends(get_actor)]
+"""How the audit log names whoever calls: a backend that acts for a user is not that user."""
+
 UserIdQuery = Annotated[
     str | None,
     Query(

@@ -7,6 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import observability
-from app.api import auth
+from app.api import auth, problems
 from app.api.deps import DERIVED_KEY
 from app.db import Sessions, transaction
 from app.errors import BillingError, ConflictError, InvalidRequestError
@@ -110,7 +111,8 @@ class IdempotencyMiddleware:
             await _release(sessions, claim)
             raise
         status = messages[0]["status"]
-        if status >= 500 or status == 429:  # noqa: PLR2004 - it passes by itself: trying again must be possible
+        # What passes by itself is no answer to keep: trying again must be possible.
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or scope.get(problems.RETRYABLE):
             await _release(sessions, claim)
         else:
             await _store(sessions, claim, messages)

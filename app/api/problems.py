@@ -69,6 +69,9 @@ class Problem(BaseModel):
     stripe_request_id: str | None = Field(default=None, description="Stripe's id of the request that failed")
 
 
+RETRYABLE = "billhook.retryable"  # where the ASGI scope says that the same request may succeed later
+
+
 class ProblemsMiddleware:
     """Answers what the routes' own handlers don't see: errors of the middleware, of Postgres, and our bugs."""
 
@@ -115,6 +118,7 @@ def respond(error: Exception, scope: Scope) -> Response:
     if known is None:
         log.error("http_request_failed", exc_info=error)
         return _answer(scope, status=500, code="internal_error", detail="Something went wrong on our side.")
+    scope[RETRYABLE] = known.retryable
     headers = {}
     if known.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS if known.retry_after is None else known.retry_after)

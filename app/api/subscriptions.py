@@ -1,14 +1,14 @@
 """The caller's subscription: see it, cancel it, take the cancellation back."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import Field
 
 from app import models
 from app.api import problems
-from app.api.deps import CallerDep, CatalogDep, IdempotencyKeyDep, ProviderDep, ReadUserDep, SessionDep, WriteUserDep
+from app.api.deps import ActorDep, CatalogDep, IdempotencyKeyDep, ProviderDep, ReadUserDep, SessionDep, WriteUserDep
 from app.api.schemas import DecimalNumber, Input, Output
 from app.errors import NotFoundError
 from app.services import access, subscriptions
@@ -105,13 +105,6 @@ class Resumed(Output):
     message: str = Field(description="For the customer, in English")
     status: str = Field(description="The subscription's status")
     current_period_end: int | None = Field(description="When it renews, unix seconds")
-
-
-async def get_actor(caller: CallerDep) -> str:
-    return caller.actor
-
-
-ActorDep = Annotated[str, Depends(get_actor)]
 
 
 @router.get("", responses={404: {"description": "`subscription_not_found`: before the first one"}})

@@ -33,7 +33,7 @@ class CheckoutSession(Mirrored, Base):
     payment_status: Mapped[str]
     url: Mapped[str | None]
     expires_at: Mapped[int]
-    subscription: Mapped[str | None]
+    subscription: Mapped[str | None] = mapped_column(index=True)
     payment_intent: Mapped[str | None]
     invoice: Mapped[str | None]
     currency: Mapped[str | None]

@@ -196,6 +196,10 @@ class CustomerProvider(Protocol):
         self, *, email: str | None, name: str | None, metadata: Mapping[str, str], idempotency_key: str
     ) -> Snapshot[Customer]: ...
 
+    async def update_customer(self, id: str, *, email: str | None, name: str | None) -> Snapshot[Customer]:
+        """Set what is given; None leaves as it is."""
+        ...
+
     async def retrieve_customer(self, id: str) -> Snapshot[Customer]:
         """A deleted customer comes back with `deleted` set. Raises NotFoundError for an id Stripe never had."""
         ...

@@ -30,6 +30,7 @@ from app.provider.stripe_client import API_VERSION, NO_PARAMS, OURS, Answer, Bla
 if TYPE_CHECKING:  # at run time the parameter types cost 20 ms and tell nobody anything
     from stripe.params import (
         CustomerCreateParams,
+        CustomerUpdateParams,
         PriceCreateParams,
         PriceListParams,
         ProductCreateParams,
@@ -161,6 +162,14 @@ class StripeProvider:
         if name:
             params["name"] = name
         return await self._post(CUSTOMER, params, idempotency_key=idempotency_key, blame=CUSTOMER_BLAME)
+
+    async def update_customer(self, id: str, *, email: str | None, name: str | None) -> Snapshot[Customer]:
+        params: CustomerUpdateParams = {}
+        if email:
+            params["email"] = email
+        if name:
+            params["name"] = name
+        return await self._post(CUSTOMER, params, id=id, blame=CUSTOMER_BLAME)
 
     async def retrieve_customer(self, id: str) -> Snapshot[Customer]:
         return await self._retrieve(CUSTOMER, id)

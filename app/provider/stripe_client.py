@@ -129,7 +129,7 @@ class StripeClient:
                         answer = await self._try(verb, path, {**params, **key})
                     except stripe.StripeError as error:
                         failure = billing_error(error, blame)
-                        if isinstance(failure, UnavailableError):
+                        if isinstance(failure, UnavailableError) and not failure.replayed:
                             self._breaker.failed()
                         else:
                             self._breaker.succeeded()
@@ -213,6 +213,7 @@ def billing_error(error: stripe.StripeError, blame: Blame = OURS) -> BillingErro
         failure = ProviderError("Stripe refuses our request.")
     else:
         failure = UnavailableError("Stripe is not reachable.", retry_after=_retry_after(error))
+    failure.replayed = (error.headers or {}).get("idempotent-replayed") == "true"
     failure.provider_code = code
     failure.provider_request_id = error.request_id
     return failure
@@ -233,6 +234,8 @@ def _refusal(error: stripe.InvalidRequestError, blame: Blame) -> BillingError:
 
 
 def _retryable(failure: BillingError, error: stripe.StripeError) -> bool:
+    if failure.replayed:
+        return False  # it would only be repeated once more
     advice = (error.headers or {}).get("stripe-should-retry")
     return advice == "true" or (failure.retryable and advice != "false")
 

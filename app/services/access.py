@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -123,6 +123,8 @@ async def _judge(
         grace_until = await _grace_from(session, subscription) + plan.grace_days * DAY
         if now >= grace_until:
             verdict = "grace_over"
+    if verdict == "grant" and await _awaits_payment(session, subscription):
+        verdict = "payment_pending"
     granted = plan is not None and verdict in {"grant", "grace"}
     return Entitlements(
         plan=plan if granted and plan is not None else catalog.plan(catalog.default_plan),
@@ -135,11 +137,29 @@ async def _judge(
     )
 
 
-async def _grace_from(session: AsyncSession, subscription: models.Subscription) -> int:
-    """When the unpaid period began: the open invoice's creation, whatever order the news of it came in."""
-    opened = await session.scalar(
-        select(models.Invoice.created).where(
-            models.Invoice.stripe_id == subscription.latest_invoice, models.Invoice.status == "open"
+async def _awaits_payment(session: AsyncSession, subscription: models.Subscription) -> bool:
+    """Whether the first payment is by a slow method and still under way, or failed.
+
+    Stripe makes such a subscription active at once, and says with checkout.session.async_payment_succeeded or _failed
+    how it ended (docs.stripe.com/payments/checkout/fulfill-orders).
+    """
+    found = await session.scalar(
+        select(models.CheckoutSession.id).where(
+            models.CheckoutSession.subscription == subscription.stripe_id,
+            models.CheckoutSession.status == "complete",
+            models.CheckoutSession.payment_status == "unpaid",
         )
     )
-    return opened or subscription.current_period_start or subscription.created
+    return found is not None
+
+
+async def _grace_from(session: AsyncSession, subscription: models.Subscription) -> int:
+    """When the oldest unpaid period began, whatever order the news came in; later renewals don't begin it anew."""
+    oldest = await session.scalar(
+        select(func.min(models.Invoice.created)).where(
+            models.Invoice.subscription == subscription.stripe_id,
+            models.Invoice.status.in_(("open", "uncollectible")),
+            ~models.Invoice.deleted,
+        )
+    )
+    return oldest or subscription.current_period_start or subscription.created

@@ -2,20 +2,22 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.db import release
 from app.errors import ConflictError, NotFoundError
-from app.provider.protocol import BillingProvider, CheckoutSession, Customer, Snapshot
+from app.provider.protocol import BillingProvider, CheckoutSession, Snapshot
 from app.redis import courtesy_lock
 from app.services import catalog, customers, invoices, mirror, payment_methods, subscriptions
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
+from app.services.derived_keys import with_derived_key
 from app.services.mirror import NO_ROW, AsOf, Origin
 
 LOCK_WAIT_SECONDS = 5.0
@@ -41,6 +43,7 @@ async def create_session(
     success_url: str,
     cancel_url: str,
     promotion_code: str | None,
+    actor: str,
 ) -> models.CheckoutSession:
     """An open Checkout session for the plan: the one already open for the same thing, else a new one.
 
@@ -48,91 +51,108 @@ async def create_session(
     twice.
     """
     price = await catalog.price_for(session, plans, plan=plan, price_id=price_id)
-    await _refuse_subscriber(session, user)
-    customer = await customers.find_for_user(session, user.user_id)
-    trial_days = plans.plan(price.plan).trial_days
     request = {
         "price": price.stripe_id,
         "quantity": quantity,
         "success_url": success_url,
         "cancel_url": cancel_url,
         "promotion_code": promotion_code,
-        "trial_period_days": trial_days if trial_days and not (customer and customer.trial_used) else None,
     }
+    order = _Order(user=user, plan=price.plan, trial_days=plans.plan(price.plan).trial_days, request=request)
+    await release(session)  # waiting for the lock must not hold a connection
     async with courtesy_lock(redis, f"checkout:{user.user_id}", wait=LOCK_WAIT_SECONDS):
-        return await _open_or_reuse(session, provider, user=user, customer=customer, plan=price.plan, request=request)
+        return await _open_or_reuse(session, provider, order, Origin(actor=actor))
 
 
-async def _refuse_subscriber(session: AsyncSession, user: Buyer) -> None:
-    if await subscriptions.live(session, user.user_id):
-        raise ConflictError(
-            "This customer already has a subscription. Change its plan instead of buying another.",
-            code="already_subscribed",
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """`request` is kept with the session: the same again gets the same session back."""
+
+    user: Buyer
+    plan: str
+    trial_days: int
+    request: dict[str, Any]
 
 
 async def _open_or_reuse(
-    session: AsyncSession,
-    provider: BillingProvider,
-    *,
-    user: Buyer,
-    customer: models.Customer | None,
-    plan: str,
-    request: dict[str, Any],
+    session: AsyncSession, provider: BillingProvider, order: _Order, origin: Origin
 ) -> models.CheckoutSession:
     """All of Stripe's part first, then our writes.
 
     Without the lock two requests may get here at once. The same request derives the same idempotency key, so Stripe
     gives both one session; of two different ones the unique index lets one in, and the other is told to try again.
     """
-    made: Snapshot[Customer] | None = None
-    if customer is None:
-        made = await customers.create_at_stripe(session, provider, user)
-        stripe_customer, opened, former = made.object.id, None, 0
-    else:
-        stripe_customer = customer.stripe_id
-        opened, former = await _find_open(session, customer)
+    user_id = order.user.user_id
+    customer = await customers.find_for_user(session, user_id)
+    opened, former = (None, 0) if customer is None else await _find_open(session, customer)
+    # Only now, after looking for an open session: a subscription is stored no later than its session's completion,
+    # so whoever finds the session gone finds the subscription there, and its trial.
+    await _refuse_subscriber(session, user_id)
+    had_trial = select(func.bool_or(models.Customer.trial_used)).where(models.Customer.user_id == user_id)
+    used = await session.scalar(had_trial)
+    request = order.request | {"trial_period_days": order.trial_days if order.trial_days and not used else None}
     closed: Snapshot[CheckoutSession] | None = None
     if opened is not None:
         await release(session)
         shown = await provider.retrieve_checkout_session(opened.stripe_id)
-        if shown.object.status == "open":
-            if opened.request == request:
-                return opened
-            shown = await _expire(provider, opened.stripe_id)
-        if shown.object.status == "complete":
-            raise ConflictError("This customer has just subscribed.", code="already_subscribed")
-        closed = shown
+        if shown.object.status == "open" and opened.request == request:
+            return opened
+        closed = shown if shown.object.status != "open" else await _expire(provider, opened.stripe_id)
+        _refuse_complete(closed)
+    made = await customers.create_at_stripe(session, provider, order.user) if customer is None else None
+    stripe_customer = made.object.id if made is not None else customer.stripe_id if customer is not None else ""
     await release(session)
-    digest = hashlib.sha256(json.dumps([stripe_customer, former, request], sort_keys=True).encode()).hexdigest()
-    snapshot = await provider.create_subscription_session(
-        customer=stripe_customer,
-        price=request["price"],
-        quantity=request["quantity"],
-        success_url=request["success_url"],
-        cancel_url=request["cancel_url"],
-        client_reference_id=user.user_id,
-        trial_period_days=request["trial_period_days"],
-        promotion_code=request["promotion_code"],
-        metadata={customers.USER_METADATA: user.user_id, catalog.PLAN_METADATA: plan},
-        idempotency_key=f"billhook-checkout-{digest[:40]}",
-    )
-    origin = Origin(actor=f"user:{user.user_id}")
+    snapshot = await _create(provider, order, request, customer=stripe_customer, former=former)
+    _refuse_complete(snapshot)
+    await customers.lock(session, stripe_customer)
     if made is not None:
-        await customers.sync(session, made.object, as_of=AsOf(at=made.at, revision=NO_ROW), origin=origin)
+        as_of = AsOf(at=made.at, revision=NO_ROW)
+        try:
+            await customers.sync(session, made.object, as_of=as_of, origin=origin)
+        except customers.UserTakenError as error:
+            raise CheckoutInProgressError("This user's customer is being set up.") from error
     if opened is not None and closed is not None:
         await sync(session, closed.object, as_of=AsOf(at=closed.at, revision=opened.revision), origin=origin)
-    await sync(
-        session,
-        snapshot.object,
-        as_of=AsOf(at=snapshot.at, revision=NO_ROW),
-        origin=origin,
-        request=request,
-    )
+    as_of = AsOf(at=snapshot.at, revision=NO_ROW)
+    await sync(session, snapshot.object, as_of=as_of, origin=origin, request=request)
     row = await find(session, snapshot.object.id)
     if row is None or not row.ours:
         raise CheckoutInProgressError("Another checkout is being opened for this customer.")
     return row
+
+
+async def _refuse_subscriber(session: AsyncSession, user_id: str) -> None:
+    if await subscriptions.live(session, user_id):
+        raise ConflictError(
+            "This customer already has a subscription. Change its plan instead of buying another.",
+            code="already_subscribed",
+        )
+
+
+def _refuse_complete(shown: Snapshot[CheckoutSession]) -> None:
+    if shown.object.status == "complete":
+        raise ConflictError("This customer has just subscribed.", code="already_subscribed")
+
+
+async def _create(
+    provider: BillingProvider, order: _Order, request: dict[str, Any], *, customer: str, former: int
+) -> Snapshot[CheckoutSession]:
+    """`former` sessions came before: the key of this one must differ from theirs."""
+    digest = hashlib.sha256(json.dumps([customer, former, request], sort_keys=True).encode()).hexdigest()
+
+    async def create(key: str) -> Snapshot[CheckoutSession]:
+        return await provider.create_subscription_session(
+            customer=customer,
+            client_reference_id=order.user.user_id,
+            metadata={customers.USER_METADATA: order.user.user_id, catalog.PLAN_METADATA: order.plan},
+            idempotency_key=key,
+            **request,
+        )
+
+    # A crash may have kept an earlier session of this very request from being stored; it may have run out since.
+    return await with_derived_key(
+        f"billhook-checkout-{digest[:40]}", create, usable=lambda made: made.object.status != "expired"
+    )
 
 
 async def _expire(provider: BillingProvider, stripe_id: str) -> Snapshot[CheckoutSession]:
@@ -163,7 +183,7 @@ async def find(session: AsyncSession, stripe_id: str) -> models.CheckoutSession 
 
 
 async def get_session(
-    session: AsyncSession, provider: BillingProvider, *, user_id: str, session_id: str
+    session: AsyncSession, provider: BillingProvider, *, user_id: str, session_id: str, actor: str
 ) -> models.CheckoutSession:
     """The user's session as Stripe shows it this moment, its subscription stored with it.
 
@@ -177,7 +197,7 @@ async def get_session(
     if row is None:
         raise NotFoundError("There is no such checkout session.", code="checkout_session_not_found")
     if not await _is_settled(session, row):
-        await _refresh(session, provider, row, Origin(actor=f"user:{user_id}"))
+        await _refresh(session, provider, row, Origin(actor=actor))
         await session.refresh(row)
     return row
 
@@ -212,6 +232,8 @@ async def _refresh(
             revisions["method"] = await mirror.revision_of(session, models.PaymentMethod, card)
             await release(session)
             method = await provider.retrieve_payment_method(card)
+    if shown.object.customer is not None:
+        await customers.lock(session, shown.object.customer)
     if subscription is not None:
         as_of = AsOf(at=subscription.at, revision=revisions["subscription"])
         await subscriptions.sync(session, subscription.object, as_of=as_of, origin=origin)

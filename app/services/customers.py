@@ -4,13 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
+from app.db import release
 from app.errors import NotFoundError
 from app.provider.protocol import Customer, CustomerProvider, Snapshot
 from app.services import mirror
+from app.services.derived_keys import with_derived_key
 from app.services.mirror import AsOf, Origin
 
 USER_METADATA = "user_id"
@@ -31,6 +33,19 @@ async def find_for_user(session: AsyncSession, user_id: str) -> models.Customer 
     )
 
 
+async def lock(session: AsyncSession, stripe_id: str) -> None:
+    """Wait for everybody who writes this customer's rows, the worker included, and keep them waiting to the commit.
+
+    Without it two writers who touch the same rows in different orders would deadlock. Take it before the first write.
+    """
+    await session.execute(select(func.pg_advisory_xact_lock(lock_number(stripe_id))))
+
+
+def lock_number(key: str) -> ColumnElement[int]:
+    """The number Postgres knows the lock of a customer (or of another key of events) by."""
+    return func.hashtextextended(key, 0)
+
+
 async def get_for_user(session: AsyncSession, user_id: str) -> models.Customer:
     """Raises NotFoundError before the first purchase."""
     if (customer := await find_for_user(session, user_id)) is None:
@@ -46,6 +61,14 @@ class UnknownCustomerError(LookupError):
         self.stripe_id = stripe_id
 
 
+class UserTakenError(LookupError):
+    """The user has another living customer, `stripe_id`, as far as we know: look whether it still lives."""
+
+    def __init__(self, stripe_id: str) -> None:
+        super().__init__(f"the user belongs to customer {stripe_id}")
+        self.stripe_id = stripe_id
+
+
 async def of_object(session: AsyncSession, stripe_id: str) -> models.Customer:
     """The customer an object of Stripe's belongs to, living or not. Raises UnknownCustomerError."""
     customer = await session.scalar(select(models.Customer).where(models.Customer.stripe_id == stripe_id))
@@ -57,42 +80,51 @@ async def of_object(session: AsyncSession, stripe_id: str) -> models.Customer:
 async def create_at_stripe(session: AsyncSession, provider: CustomerProvider, buyer: Buyer) -> Snapshot[Customer]:
     """The user's Stripe customer, made now unless a concurrent or crashed request already made it.
 
-    The idempotency key is the user's own, so every racing request is given the same customer. It counts former,
-    deleted customers: whoever comes back gets a new one.
+    The idempotency key is the user's own, so every racing request is given the same customer. Address and name are set
+    afterwards: a key is good for one set of parameters, and a token may carry others next time.
     """
-    former = await session.scalar(
-        select(func.count())
-        .select_from(models.Customer)
-        .where(models.Customer.user_id == buyer.user_id, models.Customer.deleted)
-    )
+    await release(session)
     who = hashlib.sha256(buyer.user_id.encode()).hexdigest()[:40]
-    return await provider.create_customer(
-        email=buyer.email,
-        name=buyer.name,
-        metadata={USER_METADATA: buyer.user_id},
-        idempotency_key=f"billhook-customer-{who}-{former}",
-    )
+
+    async def create(key: str) -> Snapshot[Customer]:
+        return await provider.create_customer(
+            email=None, name=None, metadata={USER_METADATA: buyer.user_id}, idempotency_key=key
+        )
+
+    made = await with_derived_key(f"billhook-customer-{who}", create, usable=lambda made: not made.object.deleted)
+    if (buyer.email, buyer.name) == (None, None):
+        return made
+    return await provider.update_customer(made.object.id, email=buyer.email, name=buyer.name)
 
 
-async def sync(session: AsyncSession, customer: Customer, *, as_of: AsOf, origin: Origin) -> bool:
-    """Bring our row in line with Stripe's customer; False when `as_of` is stale."""
-    first = {
+async def sync(
+    session: AsyncSession, customer: Customer, *, as_of: AsOf, origin: Origin, claim_user: bool = True
+) -> bool:
+    """Bring our row in line with Stripe's customer; False when `as_of` is stale.
+
+    Whose customer it is was settled when we made it. Metadata can be edited in the Dashboard, so it is believed only
+    while the row has no user, and never against a user with another living customer: then UserTakenError, or with
+    `claim_user` false a customer without a user.
+    """
+    row = await mirror.find_row(session, models.Customer, customer.id)
+    stub = customer.deleted and as_of.revision is not None  # what a fetch of a deleted customer shows: its id alone
+    values: dict[str, Any] = {"deleted": customer.deleted}
+    details = {
         "livemode": customer.livemode,
         "created": customer.created,
         "stripe_metadata": dict(customer.metadata),
+        "email": customer.email,
+        "name": customer.name,
+        "default_payment_method": customer.default_payment_method,
     }
-    values: dict[str, Any] = {"deleted": customer.deleted}
-    if not customer.deleted:  # a fetch of a deleted customer shows nothing but its id
-        values |= first | {
-            "email": customer.email,
-            "name": customer.name,
-            "default_payment_method": customer.default_payment_method,
-        }
-    # Whose customer this is was settled when we made it: metadata can be edited in the Dashboard, so it is believed
-    # only for a customer we see for the first time, and never against a user who already has one.
-    user_id = customer.metadata.get(USER_METADATA)
-    if user_id is not None and await find_for_user(session, user_id) is not None:
-        user_id = None
+    if not stub:
+        values |= details
+    if (row is None or row["user_id"] is None) and (user_id := customer.metadata.get(USER_METADATA)):
+        holder = None if customer.deleted else await find_for_user(session, user_id)
+        if holder is None:
+            values["user_id"] = user_id
+        elif claim_user:
+            raise UserTakenError(holder.stripe_id)
     return await mirror.upsert(
         session,
         models.Customer,
@@ -100,5 +132,5 @@ async def sync(session: AsyncSession, customer: Customer, *, as_of: AsOf, origin
         values,
         as_of=as_of,
         origin=origin,
-        only_on_insert={**first, "user_id": user_id},
+        only_on_insert=details if stub else None,
     )

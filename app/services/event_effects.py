@@ -5,6 +5,7 @@ object is fetched once for all events that wait for it. Fetching is done by the 
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,19 +172,14 @@ async def apply(session: AsyncSession, event: Event, fetches: Fetches) -> None:
     """Bring our rows in line with what `event` tells of. Raises StaleError when a fetch is needed first."""
     ref = _ref(event)
     if ref is None:
-        raise ValueError(f"{event.type} carries no {HANDLED[event.type]}")
+        raise ValueError(f"{event.type} carries no {HANDLED.get(event.type)}")
     origin = Origin(actor="stripe", stripe_event_id=event.id)
     try:
-        for fetched in fetches.revisions:
-            if fetched[0] == "customer":
-                await _apply_fetch(session, fetched, fetches, origin)
-        for needed in _requirements(event):
-            if needed in fetches.revisions:
-                await _apply_fetch(session, needed, fetches, origin)
+        await _apply_requirements(session, event, ref, fetches, origin)
         if ref in fetches.revisions:
             await _apply_fetch(session, ref, fetches, origin)
-        elif event.object is None or not await KINDS[ref[0]].sync(
-            session, event.object, as_of=AsOf(at=event.created), origin=origin
+        elif event.object is None or not await _sync(
+            session, ref, event.object, as_of=AsOf(at=event.created), origin=origin, fetches=fetches
         ):
             raise StaleError(ref)
     except customers.UnknownCustomerError as error:
@@ -193,26 +189,53 @@ async def apply(session: AsyncSession, event: Event, fetches: Fetches) -> None:
         raise StaleError(customer) from error
 
 
+async def _apply_requirements(session: AsyncSession, event: Event, ref: Ref, fetches: Fetches, origin: Origin) -> None:
+    """First what the event's own row depends on, if it was missing. What merely helps may fail on its own."""
+    for fetched in fetches.revisions:
+        needless = fetched == ref or fetched[0] != "customer" or fetched in fetches.applied
+        if not needless and await mirror.find_row(session, models.Customer, fetched[1]) is None:
+            await _apply_fetch(session, fetched, fetches, origin)
+    for helpful in _requirements(event):
+        if helpful[0] != "customer" and isinstance(fetches.answers.get(helpful), Snapshot):
+            with suppress(StaleError):  # somebody has written it meanwhile, which is as good
+                await _apply_fetch(session, helpful, fetches, origin)
+
+
 async def _apply_fetch(session: AsyncSession, ref: Ref, fetches: Fetches, origin: Origin) -> None:
     if ref in fetches.applied:
         return
     answer = fetches.answers[ref]
     if isinstance(answer, Exception):
         raise answer
-    kind = KINDS[ref[0]]
+    revision = fetches.revisions[ref]
     if answer is None:
-        await mirror.bury(session, kind.model, ref[1], revision=fetches.revisions[ref], origin=origin)
-    elif not await kind.sync(
-        session, answer.object, as_of=AsOf(at=answer.at, revision=fetches.revisions[ref]), origin=origin
-    ):
+        done = await mirror.bury(session, KINDS[ref[0]].model, ref[1], revision=revision, origin=origin)
+    else:
+        as_of = AsOf(at=answer.at, revision=revision)
+        done = await _sync(session, ref, answer.object, as_of=as_of, origin=origin, fetches=fetches)
+    if not done:
         raise StaleError(ref)
     fetches.applied.add(ref)
 
 
+async def _sync(session: AsyncSession, ref: Ref, found: Any, *, as_of: AsOf, origin: Origin, fetches: Fetches) -> bool:
+    """The kind's own sync; a customer whose user has another one makes us look at that other one first."""
+    try:
+        return await KINDS[ref[0]].sync(session, found, as_of=as_of, origin=origin)
+    except customers.UserTakenError as error:
+        other = ("customer", error.stripe_id)
+        if other not in fetches.revisions:
+            raise StaleError(other) from error
+        await _apply_fetch(session, other, fetches, origin)
+    try:
+        return await customers.sync(session, found, as_of=as_of, origin=origin)
+    except customers.UserTakenError:
+        return await customers.sync(session, found, as_of=as_of, origin=origin, claim_user=False)
+
+
 def _ref(event: Event) -> Ref | None:
-    if event.object_type != HANDLED[event.type] or event.object_id is None:
-        return None
-    return event.object_type, event.object_id
+    kind = HANDLED.get(event.type)
+    return None if kind is None or kind != event.object_type or event.object_id is None else (kind, event.object_id)
 
 
 def _requirements(event: Event) -> list[Ref]:

@@ -90,12 +90,13 @@ async def upsert(
     return False
 
 
-async def bury(session: AsyncSession, model: type[Mirrored], stripe_id: str, *, revision: int, origin: Origin) -> None:
-    """Leave a tombstone for an object Stripe no longer has; of one we never had, nothing."""
+async def bury(session: AsyncSession, model: type[Mirrored], stripe_id: str, *, revision: int, origin: Origin) -> bool:
+    """Leave a tombstone for an object Stripe no longer has; of one we never had, nothing. False when stale."""
     row = await find_row(session, model, stripe_id)
-    if row is not None and not row["deleted"]:
-        as_of = AsOf(at=row["synced_at"], revision=revision)
-        await upsert(session, model, stripe_id, {"deleted": True}, as_of=as_of, origin=origin)
+    if row is None:
+        return revision == NO_ROW
+    as_of = AsOf(at=row["synced_at"], revision=revision)
+    return row["deleted"] or await upsert(session, model, stripe_id, {"deleted": True}, as_of=as_of, origin=origin)
 
 
 async def find_row(session: AsyncSession, model: type[Mirrored], stripe_id: str) -> Mapping[str, Any] | None:

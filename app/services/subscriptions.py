@@ -107,6 +107,7 @@ async def _change(
     await release(session)
     snapshot = await call()
     for _ in range(_SYNC_ROUNDS):
+        await customers.lock(session, snapshot.object.customer)
         if await sync(session, snapshot.object, as_of=AsOf(at=snapshot.at, revision=revision), origin=origin):
             await session.refresh(subscription)
             return subscription

@@ -20,6 +20,7 @@ from app.observability import events_backlog, events_lag, events_processed
 from app.provider.protocol import BillingProvider, Event
 from app.redis import courtesy_lock
 from app.services import event_effects
+from app.services.customers import lock_number
 from app.services.event_effects import Fetches, Ref, StaleError
 from app.values import utcnow
 
@@ -60,12 +61,14 @@ class Inbox:
     provider: BillingProvider
     max_attempts: int
 
-    async def due_keys(self, *, most: int) -> list[str]:
-        """Keys with events to apply now, at most `most`, from a random place on so that none waits behind others."""
+    async def due_keys(self, *, most: int, after: str = "") -> list[str]:
+        """At most `most` keys with events to apply now: those that follow `after`, then again from the first.
+
+        Whoever passes the last key it was given goes round all of them, and none waits for ever behind busy others.
+        """
         async with self.sessions.begin() as session:
-            start = f"cus_{random.choice('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz')}"  # noqa: S311
-            keys = list((await session.scalars(DUE_KEYS, {"after": start, "most": most})).all())
-            if len(keys) < most:
+            keys = list((await session.scalars(DUE_KEYS, {"after": after, "most": most})).all())
+            if after and len(keys) < most:
                 keys += (await session.scalars(DUE_KEYS, {"after": "", "most": most})).all()
         return list(dict.fromkeys(keys))[:most]
 
@@ -100,7 +103,7 @@ class Inbox:
         missing = set[Ref]()
         settled = 0
         async with self.sessions.begin() as session:
-            if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(key, 0)))):
+            if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(key)))):
                 await asyncio.sleep(BUSY_SECONDS)
                 return 0, set()  # another worker is applying this customer's events: they are in good hands
             still = set(
@@ -145,7 +148,7 @@ class Inbox:
         outage = isinstance(error, UnavailableError | RateLimitedError)
         attempts = row.attempts + (0 if outage else 1)
         dead = attempts >= self.max_attempts
-        wait = OUTAGE_RETRY_SECONDS if outage else min(FIRST_RETRY_SECONDS * 2**attempts, LONGEST_RETRY_SECONDS)
+        wait = min(_outage_wait(row) if outage else FIRST_RETRY_SECONDS * 2**attempts, LONGEST_RETRY_SECONDS)
         wait *= random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, guards nothing
         reason = f"{type(error).__name__}: {error.message if isinstance(error, BillingError) else error}"
         await session.execute(
@@ -199,6 +202,11 @@ async def _finish(session: AsyncSession, row: StripeEvent) -> None:
     )
     events_processed.labels(row.type, "processed").inc()
     events_lag.observe(max((now - row.received_at).total_seconds(), 0))
+
+
+def _outage_wait(row: StripeEvent) -> float:
+    """Seconds: the longer it has lasted, the less often it is tried."""
+    return max(OUTAGE_RETRY_SECONDS, (utcnow() - row.received_at).total_seconds() / 4)
 
 
 def _lost_connection(error: SQLAlchemyError) -> bool:

@@ -1,6 +1,7 @@
 """The loops around the services: stored events as they come, housekeeping now and then."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -19,6 +20,7 @@ from app.worker.inbox import BATCH, Inbox
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_SECONDS = 600.0
+BACKLOG_SECONDS = 10.0
 SHUTDOWN_SECONDS = 10.0
 AWAY = (SQLAlchemyError, OSError, TimeoutError)
 """What the database's absence looks like. It is waited out: nothing that matters is in memory."""
@@ -30,7 +32,11 @@ async def run(
     """Work until `stop` is set, then finish what is under way."""
     inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=settings.event_max_attempts)
     wake = asyncio.Event()
-    loops = [_dispatch(inbox, wake, settings.worker_concurrency, settings.worker_poll_seconds), _housekeeping(sessions)]
+    loops = [
+        _dispatch(inbox, wake, settings.worker_concurrency, settings.worker_poll_seconds),
+        _every(HOUSEKEEPING_SECONDS, partial(keep_house, sessions)),
+        _every(BACKLOG_SECONDS, inbox.measure_backlog),
+    ]
     if not settings.database_pgbouncer:  # LISTEN needs a connection of its own, which PgBouncer doesn't give
         loops.append(_listen(settings.database_url.get_secret_value(), wake))
     tasks = [asyncio.create_task(loop) for loop in loops]
@@ -45,6 +51,7 @@ async def run(
 
 async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_seconds: float) -> None:
     running: dict[str, asyncio.Task[None]] = {}
+    last = ""
 
     def forget(key: str, _task: asyncio.Task[None]) -> None:
         running.pop(key, None)
@@ -54,8 +61,9 @@ async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_se
         while True:
             wake.clear()
             room = concurrency - len(running)
-            due = await _due_keys(inbox, most=concurrency * 4) if room else []
+            due = await _due_keys(inbox, most=concurrency * 4, after=last) if room else []
             for key in [key for key in due if key not in running][:room]:
+                last = key
                 running[key] = asyncio.create_task(_work(inbox, key))
                 running[key].add_done_callback(partial(forget, key))
             with suppress(TimeoutError):
@@ -67,14 +75,12 @@ async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_se
                 task.cancel()
 
 
-async def _due_keys(inbox: Inbox, *, most: int) -> list[str]:
+async def _due_keys(inbox: Inbox, *, most: int, after: str) -> list[str]:
     try:
-        keys = await inbox.due_keys(most=most)
-        await inbox.measure_backlog()
+        return await inbox.due_keys(most=most, after=after)
     except AWAY as error:
         log.warning("inbox_database_away", error=type(error).__name__)
         return []
-    return keys
 
 
 async def _work(inbox: Inbox, key: str) -> None:
@@ -90,13 +96,13 @@ async def _work(inbox: Inbox, key: str) -> None:
         await asyncio.sleep(1)
 
 
-async def _housekeeping(sessions: Sessions) -> None:
+async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
-            await keep_house(sessions)
+            await chore()
         except AWAY as error:
-            log.warning("housekeeping_database_away", error=type(error).__name__)
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            log.warning("chore_database_away", error=type(error).__name__)
+        await asyncio.sleep(seconds)
 
 
 async def _listen(database_url: str, wake: asyncio.Event) -> None:

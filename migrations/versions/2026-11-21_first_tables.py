@@ -157,6 +157,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("stripe_id", name=op.f("uq_checkout_sessions_stripe_id")),
     )
     op.create_index(op.f("ix_checkout_sessions_customer_id"), "checkout_sessions", ["customer_id"], unique=False)
+    op.create_index(op.f("ix_checkout_sessions_subscription"), "checkout_sessions", ["subscription"], unique=False)
     op.create_index(
         "uq_checkout_sessions_customer_id_open",
         "checkout_sessions",
@@ -283,6 +284,7 @@ def downgrade() -> None:
         table_name="checkout_sessions",
         postgresql_where=sa.text("status = 'open' AND mode = 'subscription' AND ours"),
     )
+    op.drop_index(op.f("ix_checkout_sessions_subscription"), table_name="checkout_sessions")
     op.drop_index(op.f("ix_checkout_sessions_customer_id"), table_name="checkout_sessions")
     op.drop_table("checkout_sessions")
     op.drop_index("ix_stripe_events_status_id", table_name="stripe_events")

@@ -70,6 +70,14 @@ CASES: dict[str, tuple[Call, Any, str, str, dict[str, str], Any]] = {
         {"email": "a@b.example", "name": "Ada", "metadata[user_id]": "u"},
         params.CustomerCreateParams,
     ),
+    "update_customer": (
+        lambda p: p.update_customer("cus_Qabc", email="a@b.example", name="Ada"),
+        CUSTOMER,
+        "POST",
+        "/v1/customers/cus_Qabc",
+        {"email": "a@b.example", "name": "Ada"},
+        params.CustomerUpdateParams,
+    ),
     "create_customer, anonymous": (
         lambda p: p.create_customer(email=None, name=None, metadata={}, idempotency_key="k-1"),
         CUSTOMER,

@@ -72,15 +72,14 @@ async def test_grace_ends_after_the_plan_s_days(sessions: Sessions, catalog: Cat
 async def test_grace_counts_from_the_unpaid_invoice(sessions: Sessions, catalog: Catalog) -> None:
     user = await subscribe(sessions, "past_due", current_period_start=NOW - 20 * DAY, latest_invoice="in_open")
     async with sessions.begin() as session:
-        customer = await session.get_one(
-            models.Customer, (await access.subscriptions.live(session, user))[0].customer_id
-        )
+        [bought] = await access.subscriptions.live(session, user)
         zero = dict.fromkeys(("subtotal", "total", "amount_due", "amount_paid", "amount_remaining"), 9900)
         session.add(
             models.Invoice(
                 **zero,
                 stripe_id="in_open",
-                customer_id=customer.id,
+                customer_id=bought.customer_id,
+                subscription=bought.stripe_id,
                 status="open",
                 currency="usd",
                 attempt_count=1,

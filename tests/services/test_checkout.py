@@ -48,6 +48,7 @@ async def test_a_crash_before_the_commit_leaves_nothing_that_could_be_paid_twice
             success_url="https://app.example.com/done",
             cancel_url="https://app.example.com/",
             promotion_code=None,
+            actor="user:demo-1",
         )
         lost_id = lost.stripe_id
         await session.rollback()

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
 from sqlalchemy import select
 
 from app import models
@@ -82,7 +83,10 @@ async def test_the_user_of_a_customer_is_settled_at_first_sight(sessions: Sessio
     await sync(sessions, replace(ADA, metadata={"user_id": "mallory"}), AsOf(at=11))
     assert (await row(sessions)).user_id == "ada"
     impostor = Customer(id="cus_other", metadata={"user_id": "ada"}, created=1)
-    assert await sync(sessions, impostor, AsOf(at=12))
+    with pytest.raises(customers.UserTakenError, match="cus_ada"):
+        await sync(sessions, impostor, AsOf(at=12))
+    async with sessions.begin() as session:
+        await customers.sync(session, impostor, as_of=AsOf(at=12), origin=STRIPE, claim_user=False)
     async with sessions() as session:
         other = await session.scalar(select(models.Customer).where(models.Customer.stripe_id == "cus_other"))
     assert other.user_id is None
