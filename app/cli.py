@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,9 +11,11 @@ from typing import Annotated, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import BillingError
@@ -20,7 +23,12 @@ from app.settings import Settings
 
 # The servers' modules are imported inside the verbs: `billhook token` must not wait for FastAPI and Stripe to load.
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The billing service between your SaaS and Stripe.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The billing service between your SaaS and Stripe.",
+)
 plans = typer.Typer(no_args_is_help=True, help="The catalogue: plans.yaml and Stripe.")
 keys = typer.Typer(no_args_is_help=True, help="Service keys of your backends.")
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
@@ -38,6 +46,8 @@ def main() -> None:
         app()
     except BillingError as error:
         _fail(error.message)
+    except (SQLAlchemyError, OSError) as error:
+        _fail(f"a server does not answer, or not as expected: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def _fail(message: str) -> NoReturn:
@@ -50,7 +60,11 @@ def _say(message: str) -> None:
 
 
 def _settings() -> Settings:
+    """Of the environment and `.env`; where neither names a database, those of a running `billhook dev`."""
+    beside = Path(".dev/env")
     try:
+        if beside.exists() and not {**dotenv_values(".env"), **os.environ}.get("DATABASE_URL"):
+            return Settings(_env_file=(beside, ".env"))
         return Settings()
     except ValidationError as error:
         _fail(_wrong_settings(error))
@@ -107,6 +121,7 @@ def serve(
     gc.freeze()  # what start-up made stays: collecting around it would only cost pauses
     uvicorn.run(
         service,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         host=host,
         port=port,
         log_config=None,
@@ -139,6 +154,9 @@ def sandbox(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 12111,
     key: Annotated[str, typer.Option(help="The secret key it accepts; never a live one.")] = "sk_test_billhook",
     state: Annotated[Path | None, typer.Option(help="File that keeps its state between runs.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="Where browsers reach its pages; by default http://localhost and the port.")
+    ] = None,
 ) -> None:
     """Run the Stripe sandbox alone, for any Stripe SDK in any language."""
     import uvicorn
@@ -146,7 +164,7 @@ def sandbox(
     from app.sandbox.app import create_sandbox
 
     try:
-        stand_in = create_sandbox(secret_key=key, base_url=f"http://{host}:{port}", state_file=state)
+        stand_in = create_sandbox(secret_key=key, base_url=public_url or f"http://localhost:{port}", state_file=state)
     except ValueError as error:
         _fail(str(error))
     _say(f"The Stripe sandbox listens on http://{host}:{port} with the key {key}")
@@ -157,7 +175,7 @@ def sandbox(
 
 @app.command()
 def token(
-    user: Annotated[str, typer.Option(help="The user's id: the token's `sub`.")],
+    user: Annotated[str, typer.Option(help="The user's id: the token's `sub`, 1 to 255 printable characters.")],
     email: Annotated[str | None, typer.Option(help="The user's e-mail address.")] = None,
     name: Annotated[str | None, typer.Option(help="The user's name.")] = None,
 ) -> None:
@@ -234,7 +252,7 @@ def list_keys() -> None:
     """Show all service keys, newest first; never their text."""
     from app.services import identity
 
-    table = Table("id", "name", "ends in", "scopes", "created", "expires", "revoked")
+    table = Table(Column("id", no_wrap=True), "name", "ends in", "scopes", "created", "expires", "revoked")
     for key in _in_transaction(_settings(), identity.list_keys):
         times = [
             f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in (key.created_at, key.expires_at, key.revoked_at)

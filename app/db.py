@@ -65,6 +65,7 @@ def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False) -> Async
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged, and people's data must not be
         connect_args=connect_args,
     )
 

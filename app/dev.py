@@ -20,13 +20,13 @@ from typing import IO, Any
 import uvicorn
 from dotenv import dotenv_values
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncSession
+from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from app import embedded
-from app.db import create_engine, create_sessions, transaction
+from app.db import Sessions, create_engine, create_sessions, transaction
 from app.embedded_process import EmbeddedServer
-from app.errors import UnauthenticatedError
+from app.errors import BillingError
 from app.main import create_app
 from app.migrate import upgrade
 from app.observability import configure_logging
@@ -38,6 +38,10 @@ from app.settings import Settings
 
 API_PORT = 8000
 SANDBOX_PORT = 12111
+SHARED = (
+    *("environment", "database_url", "redis_url", "stripe_secret_key", "stripe_api_base"),
+    *("jwt_secret", "jwt_issuer", "jwt_audience", "public_url"),
+)
 DEMO_USER = ("demo-1", "ada@example.com", "Ada")
 
 
@@ -67,16 +71,15 @@ class Kept:
         )
 
     def save(self, path: Path) -> None:
-        write_private(path, {name: getattr(self, name) for name in self.__slots__})
+        write_private(path, json.dumps({name: getattr(self, name) for name in self.__slots__}))
 
 
-def write_private(path: Path, content: dict[str, Any]) -> None:
+def write_private(path: Path, content: str) -> None:
     """Replace `path` in one step by a file only its owner may read."""
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
+        file.write(content)
     draft.replace(path)
 
 
@@ -147,7 +150,7 @@ class _Dev:
         self.redis_url = redis_url
         self.kept = Kept.load(directory / "secrets.json")
         self.sandboxed = not given.get("STRIPE_SECRET_KEY")
-        self.api_socket = _bind(port or self.kept.api_port, strict=port is not None)
+        self.api_socket = _bind(self.kept.api_port if port is None else port, strict=port is not None)
         self.sandbox_socket = _bind(self.kept.sandbox_port, strict=False) if self.sandboxed else None
         self.kept.api_port = self.api_socket.getsockname()[1]
         if self.sandbox_socket is not None:
@@ -180,6 +183,16 @@ class _Dev:
             }
         return Settings(**{name: value for name, value in defaults.items() if not self.given.get(name.upper())})
 
+    def _env(self) -> str:
+        """What this run is set to, so that `billhook token`, `keys` and the rest work beside it."""
+        held = {name: getattr(self.settings, name) for name in SHARED}
+        lines = [
+            f"{name.upper()}={value.get_secret_value() if isinstance(value, SecretStr) else value}"
+            for name, value in held.items()
+            if value
+        ]
+        return "\n".join(lines) + "\n"
+
     async def run(self, started: float) -> None:
         configure_logging(level=self.settings.log_level, fmt=self.settings.log_format)
         stop = asyncio.Event()
@@ -203,6 +216,8 @@ class _Dev:
             self._announce(time.monotonic() - started)
             await stop.wait()
             say("stopping")
+            for name in ("dev.json", "env"):  # what they say is no longer so
+                (self.directory / name).unlink(missing_ok=True)
 
     def _register_webhook(self, app: Starlette) -> None:
         """Have the sandbox deliver to this run's port; what an earlier run left undelivered goes there too."""
@@ -220,16 +235,9 @@ class _Dev:
         engine = create_engine(self.database_url, pool_size=1)
         try:
             sessions = create_sessions(engine)
-            if self.sandboxed:
-                say("applying", str(self.settings.plans_file))
-                plans = catalog.load(self.settings.plans_file)
-                async with (
-                    StripeProvider(self.kept.stripe_key, base_url=self.sandbox_url) as provider,
-                    transaction(sessions) as session,
-                ):
-                    await catalog.apply(session, provider, plans, livemode=False)
+            await self._apply_plans(sessions)
             async with transaction(sessions) as session:
-                if not await self._has_key(session):
+                if not await identity.is_valid_key(session, self.kept.service_key or ""):
                     _, self.kept.service_key = await identity.create_key(
                         session, name="billhook dev", scopes=identity.SCOPES, actor="cli"
                     )
@@ -237,13 +245,19 @@ class _Dev:
             await engine.dispose()
         self.kept.save(self.directory / "secrets.json")
 
-    async def _has_key(self, session: AsyncSession) -> bool:
-        """Whether the service key of an earlier run still opens this database."""
+    async def _apply_plans(self, sessions: Sessions) -> None:
+        """Without prices nothing can be sold. A Stripe that can't be asked now is no reason not to start."""
+        say("applying", str(self.settings.plans_file), "to", "the sandbox" if self.sandboxed else "Stripe's test mode")
+        plans = catalog.load(self.settings.plans_file)
+        key = self.settings.stripe_secret_key.get_secret_value()
         try:
-            await identity.verify_key(session, self.kept.service_key or "")
-        except UnauthenticatedError:
-            return False
-        return True
+            async with (
+                StripeProvider(key, base_url=self.settings.stripe_api_base) as provider,
+                transaction(sessions) as session,
+            ):
+                await catalog.apply(session, provider, plans, livemode=False)
+        except BillingError as error:
+            say("that failed:", error.message, "Try `billhook plans apply` later.")
 
     def _announce(self, seconds: float) -> None:
         user_id, email, name = DEMO_USER
@@ -261,12 +275,14 @@ class _Dev:
             "webhook_secret": self.kept.webhook_secret if self.sandboxed else None,
             "pid": os.getpid(),
         }
-        write_private(self.directory / "dev.json", facts)
+        write_private(self.directory / "dev.json", json.dumps(facts, indent=2) + "\n")
+        write_private(self.directory / "env", self._env())
         lines = [
             f"\nBillhook is ready after {seconds:.1f} s.\n",
             f"  Storefront   {facts['storefront_url'] or 'only with the sandbox (no STRIPE_SECRET_KEY)'}",
             f"  API          {facts['api_url']}",
             f"  API docs     {facts['docs_url']}",
+            "  Dashboard    to come",
             f"  Stripe       {facts['sandbox_url'] or 'as STRIPE_SECRET_KEY says'}",
             f"  User token   {token}",
             f"               ({user_id}, {email})",

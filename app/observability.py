@@ -97,5 +97,5 @@ events_lag = Histogram(
 events_backlog = Gauge("billing_webhook_backlog", "Events waiting, due or not", registry=registry)
 idempotent_replays = Counter("billing_idempotent_replays", "Requests answered from an earlier one", registry=registry)
 provider_seconds = Histogram(
-    "billing_stripe_request_duration_seconds", "Time Stripe took", ["operation", "outcome"], registry=registry
+    "billing_stripe_request_duration_seconds", "Time Stripe took", ["verb", "resource", "outcome"], registry=registry
 )

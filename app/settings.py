@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HS256_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its hash
@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
         secrets_dir="/run/secrets" if Path("/run/secrets").is_dir() else None,
+        env_ignore_empty=True,  # a template's `NAME=` says nothing
         extra="ignore",
         frozen=True,
     )
@@ -65,6 +66,10 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(default=(), description="Origins whose pages may call the API from a browser")
     plans_file: Path = Field(default=Path("plans.yaml"), description="The catalogue: what is sold and what it allows")
 
+    trusted_proxies: CommaSeparated = Field(
+        default=("127.0.0.1",),
+        description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed",
+    )
     rate_limit_per_minute: int = Field(
         default=600, ge=1, description="Requests a user, or an address without a token, may make in a minute"
     )
@@ -86,7 +91,9 @@ class Settings(BaseSettings):
     )
     event_max_attempts: int = Field(default=12, ge=1, le=50, description="Tries before an event is set aside as dead")
 
-    @field_validator("stripe_webhook_secrets", "jwt_algorithms", "redirect_origins", "cors_origins", mode="before")
+    @field_validator(
+        "stripe_webhook_secrets", "jwt_algorithms", "redirect_origins", "cors_origins", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -98,10 +105,27 @@ class Settings(BaseSettings):
     def _only_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             parts = urlsplit(origin)
-            bare = parts.hostname and "@" not in parts.netloc and f"{parts.scheme}://{parts.netloc}" == origin
+            # In lower case, as browsers send it.
+            bare = parts.hostname and "@" not in parts.netloc and origin == f"{parts.scheme}://{parts.netloc}".lower()
             if parts.scheme not in {"http", "https"} or not bare:
                 raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
         return origins
+
+    @field_validator("stripe_webhook_secrets", mode="after")
+    @classmethod
+    def _only_webhook_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(secret.get_secret_value().startswith("whsec_") for secret in secrets):
+            raise ValueError("a webhook signing secret starts with whsec_")
+        return secrets
+
+    @field_validator("database_url", "redis_url", mode="after")
+    @classmethod
+    def _only_known_schemes(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        known = {"database_url": ("postgres://", "postgresql"), "redis_url": ("redis://", "rediss://", "unix://")}
+        schemes = known[info.field_name or ""]
+        if not url.get_secret_value().startswith(schemes):
+            raise ValueError(f"must start with {' or '.join(schemes)}")
+        return url
 
     @model_validator(mode="after")
     def _refuse_unsafe_stripe_keys(self) -> Self:
@@ -120,6 +144,8 @@ class Settings(BaseSettings):
             return self
         if not self.stripe_webhook_secrets:
             raise ValueError("STRIPE_WEBHOOK_SECRETS is required in ENVIRONMENT=production")
+        if self.jwt_jwks_url and not self.jwt_jwks_url.startswith("https://"):
+            raise ValueError("JWT_JWKS_URL must be https in ENVIRONMENT=production")
         for origin in (*self.redirect_origins, *self.cors_origins):
             if not origin.startswith("https://"):
                 raise ValueError(f"{origin} must be https in ENVIRONMENT=production")
@@ -143,4 +169,4 @@ class Settings(BaseSettings):
     @cached_property
     def sandboxed(self) -> bool:
         """Whether the Billhook sandbox, and not Stripe, answers."""
-        return self.stripe_api_base is not None
+        return bool(self.stripe_api_base)

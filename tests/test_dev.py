@@ -104,6 +104,35 @@ def test_taken_ports_are_stepped_around_unless_insisted_upon(tmp_path: Path) -> 
         assert httpx.get(f"{other['api_url']}/plans").status_code == 200
 
 
+def test_the_other_verbs_work_beside_it(tmp_path: Path) -> None:
+    """From the folder it runs in, as a newcomer would."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
+        "PYTHONPATH": str(ROOT)
+    }
+
+    def told(*command: str) -> str:
+        ran = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "app.cli", *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ran.stdout.strip() or ran.stderr
+
+    with running_dev(tmp_path / ".dev") as dev:
+        token = told("token", "--user", "somebody")
+        status = httpx.get(f"{dev['api_url']}/subscription/status", headers={"Authorization": f"Bearer {token}"})
+        assert status.json()["tier"] == "free"
+        key = told("keys", "create", "--scope", "billing:read")
+        asked = httpx.get(f"{dev['api_url']}/entitlements?user_id=somebody", headers={"Authorization": f"Bearer {key}"})
+        assert asked.status_code == 200
+        assert told("audit", "verify") == "The audit log is whole."
+    assert "DATABASE_URL: Field required" in told("keys", "list")
+    assert not (tmp_path / ".dev" / "dev.json").exists()
+
+
 def test_two_on_the_same_data_are_one_too_many(tmp_path: Path) -> None:
     with running_dev(tmp_path):
         second = start("dev", "--dir", str(tmp_path), log=tmp_path / "second.txt")

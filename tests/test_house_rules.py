@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.main import openapi_document
+from app.services.event_effects import HANDLED
 from app.settings_reference import env_example, markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,11 @@ def test_the_env_template_is_that_of_the_settings() -> None:
 
 def test_the_readme_s_table_is_that_of_the_settings() -> None:
     assert markdown_table() in (ROOT / "README.md").read_text(), "paste: billhook settings --markdown"
+
+
+def test_the_webhook_page_lists_the_events_we_act_on() -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    assert re.findall(r"^\| `([a-z_.]+)` \|", page, re.MULTILINE) == list(HANDLED)
 
 
 def test_the_openapi_document_is_that_of_the_app() -> None:

@@ -89,7 +89,8 @@ def test_the_flows_answer_what_the_readme_shows(environment: dict[str, str]) -> 
         assert commands, title
         for command, shown in commands:
             if shown is None:
-                assert run(command, environment).startswith("http://localhost:3000/done?session_id=cs_test_")
+                filled_in = command.replace("url=…", "#")  # by the step before
+                assert run(filled_in, environment).startswith("http://localhost:3000/done?session_id=cs_test_")
                 continue
             if "url" in shown:
                 shown["url"] = f"{environment['SANDBOX']}/c/pay/cs_test_{DOTS}"
@@ -107,6 +108,18 @@ def run(command: str, environment: dict[str, str]) -> str:
     return subprocess.run(  # noqa: S603 - the README's own commands
         [environment["SHELL"], "-c", command], env=environment, capture_output=True, text=True, check=True
     ).stdout
+
+
+def test_the_variables_of_the_flows_are_read_as_the_readme_says(tmp_path: Path) -> None:
+    [line] = re.findall(r"```bash\n(read API .*?)\n```", README.read_text(), re.DOTALL)
+    facts = {"api_url": "http://localhost/api", "demo_token": "t", "service_key": "k"}
+    (tmp_path / ".dev").mkdir()
+    (tmp_path / ".dev" / "dev.json").write_text(json.dumps(facts))
+    bash = shutil.which("bash") or "/bin/bash"
+    ran = subprocess.run(  # noqa: S603 - the README's own command
+        [bash, "-c", f'{line}; echo "$API $TOKEN $KEY"'], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "http://localhost/api t k\n"
 
 
 def test_the_readme_names_only_files_that_exist() -> None:

@@ -53,13 +53,30 @@ def test_what_production_wants() -> None:
         ({"jwt_jwks_url": "https://id.example.com/jwks"}, "JWT_ISSUER and JWT_AUDIENCE are required"),
         ({"jwt_algorithms": "RS256,none", **TOKENS}, "asymmetric"),
         ({"jwt_algorithms": "HS256", **TOKENS}, "asymmetric"),
+        ({"jwt_jwks_url": "http://id.example.com/jwks", **TOKENS}, "must be https"),
+        ({"stripe_webhook_secrets": "secret"}, "starts with whsec_"),
         ({"database_url": None}, "database_url"),
+        ({"database_url": "mysql://host/billhook"}, "must start with postgres"),
+        ({"redis_url": "http://host"}, "must start with redis"),
+        ({"cors_origins": "https://APP.example.com"}, "not an origin"),
         ({"api_prefix": "billing"}, "api_prefix"),
     ],
 )
 def test_a_mix_that_could_cost_money_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**changes)
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STRIPE_API_BASE", "METRICS_TOKEN", "JWT_JWKS_URL", "ENVIRONMENT"):
+        monkeypatch.setenv(name, "")
+    held = settings(environment=None)
+    assert (held.environment, held.sandboxed, held.metrics_token, held.jwt_jwks_url) == (
+        "production",
+        False,
+        None,
+        None,
+    )
 
 
 def test_a_restricted_key_will_do() -> None:

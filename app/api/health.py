@@ -40,6 +40,7 @@ class Health(Output):
     redis: Condition = Field(description="Without it everything works, only slower")
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def get_liveness() -> Alive:
     """Whether the process lives. Touches nothing else, so that an outage elsewhere restarts nobody."""
@@ -62,12 +63,14 @@ async def get_health(request: Request, redis: RedisDep) -> Health:
 HealthDep = Annotated[Health, Depends(get_health)]
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def get_readiness(health: HealthDep) -> Health:
     """Whether requests can be served: 503 without Postgres, or while migrations are missing."""
     return health
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def get_condition(health: HealthDep) -> Health:
     """The same as /readyz, under the name many monitors ask for."""

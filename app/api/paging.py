@@ -6,8 +6,6 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 
-from app.api.deps import SettingsDep
-
 T = TypeVar("T")
 
 MAX_ID_LENGTH = 255
@@ -33,14 +31,14 @@ class Page:
 async def get_page(
     request: Request,
     response: Response,
-    settings: SettingsDep,
     limit: Annotated[int, Query(ge=1, le=100, description="How many to return")] = 20,
     starting_after: Annotated[
         str | None, Query(min_length=1, max_length=MAX_ID_LENGTH, description="Id of the last one of the page before")
     ] = None,
 ) -> Page:
     next_page = request.url.include_query_params(limit=limit).remove_query_params("starting_after")
-    url = f"{settings.public_url.rstrip('/')}{next_page.path}?{next_page.query}&starting_after="
+    # Relative, as RFC 8288 allows: it holds behind every proxy and under every name.
+    url = f"{next_page.path}?{next_page.query}&starting_after="
     return Page(
         limit=limit,
         starting_after=starting_after,

@@ -20,7 +20,7 @@ def storable(value: Any) -> Any:
 class Input(BaseModel):
     """The body of a request: unknown fields are refused, so that a misspelt one is no silent surprise."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # "3" is no number, and true is not 1
 
     _storable = field_validator("*", mode="before")(storable)
 

@@ -138,7 +138,10 @@ async def cancel_subscription(
     idempotency_key: IdempotencyKeyDep,
     body: CancelSubscription | None = None,
 ) -> Canceled:
-    """End the subscription with the period that is paid for, or at once. Doing it twice is no error."""
+    """End the subscription with the period that is paid for, or at once.
+
+    Asking again for the end of the period is no error; once it has ended there is nothing left to cancel (404).
+    """
     wish = body or CancelSubscription()
     row = await subscriptions.cancel(
         session,
@@ -166,7 +169,7 @@ async def resume_subscription(
     idempotency_key: IdempotencyKeyDep,
     _body: ResumeSubscription | None = None,
 ) -> Resumed:
-    """Take back a cancellation that has not come into force. Doing it twice is no error."""
+    """Take back a cancellation that has not come into force; 409 when there is none."""
     row = await subscriptions.resume(
         session, provider, user_id=user.user_id, idempotency_key=idempotency_key, actor=actor
     )

@@ -26,6 +26,7 @@ from app.errors import (
     RateLimitedError,
     UnavailableError,
 )
+from app.observability import provider_seconds
 from app.provider.breaker import CircuitBreaker
 
 API_VERSION = "2026-10-28.endive"
@@ -116,6 +117,25 @@ class StripeClient:
         blame: Blame = OURS,
     ) -> Answer:
         """One operation: tried again while that can help, within the deadline and while the breaker is closed."""
+        started, outcome = time.perf_counter(), "ok"
+        try:
+            return await self._send(verb, path, params, idempotency_key=idempotency_key, blame=blame)
+        except BillingError as error:
+            outcome = error.code
+            raise
+        finally:
+            resource = path.split("/")[2]  # what follows may be an id, which must not become a label
+            provider_seconds.labels(verb, resource, outcome).observe(time.perf_counter() - started)
+
+    async def _send(
+        self,
+        verb: Verb,
+        path: str,
+        params: Mapping[str, object],
+        *,
+        idempotency_key: str | None,
+        blame: Blame,
+    ) -> Answer:
         # Without a caller's key the tries share one of ours, or a retry after a lost answer would do the work twice.
         key = {} if verb == "get" else {"idempotency_key": idempotency_key or str(uuid.uuid4())}
         clock = asyncio.get_running_loop().time

@@ -148,6 +148,13 @@ def _find(request: Request) -> tuple[routes.Route, dict[str, str]]:
 
 
 def _unrecognized(request: Request) -> ApiError:
+    if routes.is_beyond(request.url.path):
+        return ApiError(
+            f"The Billhook sandbox does not implement {request.method} {request.url.path} (yet).",
+            code="sandbox_unsupported",
+            status=404,
+            logged=False,
+        )
     return ApiError(
         f"Unrecognized request URL ({request.method}: {request.url.path}). Please see https://stripe.com/docs {_HELP}",
         status=404,

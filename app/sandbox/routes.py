@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from stripe._v1_services import _subservices
+
 from app.sandbox.resources import (
     billing_portal,
     checkout_sessions,
@@ -24,6 +26,8 @@ from app.sandbox.resources import (
 )
 
 Handler = Callable[..., dict[str, Any]]
+
+_STRIPE_S = frozenset(_subservices)  # the SDK's own list of the resources under /v1
 
 _PRICE_DATA = "price_data.currency price_data.product price_data.product_data price_data.recurring \
 price_data.unit_amount price_data.unit_amount_decimal price_data.tax_behavior"
@@ -345,6 +349,13 @@ ROUTES = (
         "WebhookEndpointDeleteParams",
     ),
 )
+
+
+def is_beyond(path: str) -> bool:
+    """Whether Stripe has this resource and the sandbox nothing of it; what neither has is simply unknown."""
+    resource = path.removeprefix("/v1/").split("/")[0]
+    implemented = {route.path.split("/")[2] for route in ROUTES}
+    return path.startswith("/v1/") and resource in _STRIPE_S and resource not in implemented
 
 
 def find(method: str, path: str) -> tuple[Route, dict[str, str]] | None:

@@ -91,12 +91,12 @@ async def check(
     plans = catalog.plans.values()
     if feature is not None:
         if not any(feature in plan.features for plan in plans):
-            raise InvalidRequestError(f"No plan has a feature {feature!r}.", code="unknown_feature", param="feature")
+            raise InvalidRequestError("No plan has such a feature.", code="unknown_feature", param="feature")
         allowed = feature in held.features
         reason = "feature_included" if allowed else "feature_not_in_plan"
         return Decision(allowed=allowed, reason=reason, rule=held.rule, plan=held.plan.key, source=held.source)
     if meter is None or not any(meter in plan.limits for plan in plans):
-        raise InvalidRequestError(f"No plan has a limit {meter!r}.", code="unknown_meter", param="meter")
+        raise InvalidRequestError("No plan has such a limit.", code="unknown_meter", param="meter")
     limit = held.limits.get(meter, 0)
     allowed = limit is None or quantity <= limit
     return Decision(

@@ -76,7 +76,7 @@ class Catalog(BaseModel):
     def plan(self, key: str) -> Plan:
         """Raises NotFoundError for a plan that isn't in the catalogue."""
         if (plan := self.plans.get(key)) is None:
-            raise NotFoundError(f"There is no plan {key!r}.", code="plan_not_found", param="plan")
+            raise NotFoundError("There is no such plan.", code="plan_not_found", param="plan")
         return plan
 
 
@@ -213,11 +213,11 @@ async def price_for(session: AsyncSession, catalog: Catalog, *, plan: str | None
     """The price a customer asked for by plan or by id. Raises InvalidRequestError, NotFoundError or ConflictError."""
     if plan is not None:
         if not catalog.plan(plan).amount:
-            raise InvalidRequestError(f"The plan {plan!r} costs nothing.", code="plan_is_free", param="plan")
+            raise InvalidRequestError("This plan costs nothing.", code="plan_is_free", param="plan")
         query = select(models.Price).where(models.Price.lookup_key == catalog.plan(plan).lookup_key)
         if (price := await session.scalar(query)) is None:
             raise ConflictError(
-                f"The plan {plan!r} has no price at Stripe yet: run `billhook plans apply`.", code="plan_not_applied"
+                "This plan has no price at Stripe yet: run `billhook plans apply`.", code="plan_not_applied"
             )
         return price
     found = await session.get(models.Price, price_id)

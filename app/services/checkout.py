@@ -21,6 +21,7 @@ from app.services.derived_keys import with_derived_key
 from app.services.mirror import NO_ROW, AsOf, Origin
 
 LOCK_WAIT_SECONDS = 5.0
+MAX_REFERENCE = 200
 
 
 class CheckoutInProgressError(ConflictError):
@@ -143,7 +144,8 @@ async def _create(
     async def create(key: str) -> Snapshot[CheckoutSession]:
         return await provider.create_subscription_session(
             customer=customer,
-            client_reference_id=order.user.user_id,
+            # Stripe takes at most 200 characters here; the metadata has room for any user's id.
+            client_reference_id=order.user.user_id if len(order.user.user_id) <= MAX_REFERENCE else None,
             metadata={customers.USER_METADATA: order.user.user_id, catalog.PLAN_METADATA: order.plan},
             idempotency_key=key,
             **request,

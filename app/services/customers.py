@@ -1,6 +1,7 @@
 """Customers: one per user of the host product, made at Stripe once."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +93,11 @@ async def create_at_stripe(session: AsyncSession, provider: CustomerProvider, bu
         )
 
     made = await with_derived_key(f"billhook-customer-{who}", create, usable=lambda made: not made.object.deleted)
-    if (buyer.email, buyer.name) == (None, None):
+    # Stripe refuses what can't be an address; a token may carry anything.
+    email = buyer.email if buyer.email and re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", buyer.email) else None
+    if (email, buyer.name) == (None, None):
         return made
-    return await provider.update_customer(made.object.id, email=buyer.email, name=buyer.name)
+    return await provider.update_customer(made.object.id, email=email, name=buyer.name)
 
 
 async def sync(

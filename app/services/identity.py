@@ -120,6 +120,8 @@ def mint_development_token(
         raise PermissionDeniedError("Development tokens are refused in production.")
     if settings.jwt_secret is None:
         raise InvalidRequestError("Development tokens need JWT_SECRET, JWT_ISSUER and JWT_AUDIENCE.")
+    if _text(user_id) is None:
+        raise InvalidRequestError("No token with such a user id would be accepted.", param="user_id")
     now = int(time.time())
     claims = {
         "sub": user_id,

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Sessions
-from app.errors import BillingError, UnavailableError
+from app.errors import BillingError, NotFoundError, UnavailableError
 from app.models import Customer, StripeEvent
 from app.observability import events_received
 from app.provider.protocol import Event, WebhookVerifier
@@ -132,7 +132,7 @@ async def list_events(
 ) -> list[StripeEvent]:
     """Newest first, up to `limit` + 1 rows to tell if there is more; `customer` is a user id or a Stripe id.
 
-    `starting_after` is an event id; one that isn't known starts at the top.
+    `starting_after` is an event id. Raises NotFoundError for one that isn't known.
     """
     query = select(StripeEvent).order_by(StripeEvent.id.desc()).limit(limit + 1)
     conditions: list[Any] = []
@@ -144,6 +144,8 @@ async def list_events(
         stripe_ids = select(Customer.stripe_id).where(Customer.user_id == customer)
         conditions.append((StripeEvent.key == customer) | StripeEvent.key.in_(stripe_ids))
     if starting_after is not None:
-        last = select(StripeEvent.id).where(StripeEvent.event_id == starting_after).limit(1).scalar_subquery()
-        conditions.append(StripeEvent.id < func.coalesce(last, 2**62))
+        last = await session.scalar(select(StripeEvent.id).where(StripeEvent.event_id == starting_after).limit(1))
+        if last is None:
+            raise NotFoundError("There is no such event.", code="event_not_found", param="starting_after")
+        conditions.append(StripeEvent.id < last)
     return list((await session.scalars(query.where(*conditions))).all())

@@ -121,9 +121,9 @@ async def test_a_check_answers_for_features_and_limits(sessions: Sessions, catal
     within, beyond = await check(meter="projects", quantity=50), await check(meter="projects", quantity=51)
     assert (within.allowed, within.reason, within.limit) == (True, "within_limit", 50)
     assert (beyond.allowed, beyond.reason, beyond.resets_at) == (False, "limit_exceeded", NOW + 29 * DAY)
-    with pytest.raises(InvalidRequestError, match="No plan has a feature"):
+    with pytest.raises(InvalidRequestError, match="No plan has such a feature"):
         await check("teleport")
-    with pytest.raises(InvalidRequestError, match="No plan has a limit"):
+    with pytest.raises(InvalidRequestError, match="No plan has such a limit"):
         await check(meter="teleports")
 
 
