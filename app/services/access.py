@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -123,7 +123,7 @@ async def _judge(
         grace_until = await _grace_from(session, subscription) + plan.grace_days * DAY
         if now >= grace_until:
             verdict = "grace_over"
-    if verdict == "grant" and await _awaits_payment(session, subscription):
+    if verdict in {"grant", "grace"} and await _awaits_payment(session, subscription):
         verdict = "payment_pending"
     granted = plan is not None and verdict in {"grant", "grace"}
     return Entitlements(
@@ -143,14 +143,14 @@ async def _awaits_payment(session: AsyncSession, subscription: models.Subscripti
     Stripe makes such a subscription active at once, and says with checkout.session.async_payment_succeeded or _failed
     how it ended (docs.stripe.com/payments/checkout/fulfill-orders).
     """
-    found = await session.scalar(
-        select(models.CheckoutSession.id).where(
-            models.CheckoutSession.subscription == subscription.stripe_id,
-            models.CheckoutSession.status == "complete",
-            models.CheckoutSession.payment_status == "unpaid",
-        )
+    unpaid = exists().where(
+        models.CheckoutSession.subscription == subscription.stripe_id,
+        models.CheckoutSession.status == "complete",
+        models.CheckoutSession.payment_status == "unpaid",
     )
-    return found is not None
+    # The session stays unpaid when the bill is then paid in another way.
+    paid = exists().where(models.Invoice.subscription == subscription.stripe_id, models.Invoice.amount_paid > 0)
+    return bool(await session.scalar(select(unpaid & ~paid)))
 
 
 async def _grace_from(session: AsyncSession, subscription: models.Subscription) -> int:
@@ -158,7 +158,7 @@ async def _grace_from(session: AsyncSession, subscription: models.Subscription) 
     oldest = await session.scalar(
         select(func.min(models.Invoice.created)).where(
             models.Invoice.subscription == subscription.stripe_id,
-            models.Invoice.status.in_(("open", "uncollectible")),
+            models.Invoice.status == "open",
             ~models.Invoice.deleted,
         )
     )

@@ -106,6 +106,8 @@ async def _open_or_reuse(
     snapshot = await _create(provider, order, request, customer=stripe_customer, former=former)
     _refuse_complete(snapshot)
     await customers.lock(session, stripe_customer)
+    # The other tab may have paid while Stripe was asked. This session has been shown to nobody yet, and never will be.
+    await _refuse_subscriber(session, user_id)
     if made is not None:
         as_of = AsOf(at=made.at, revision=NO_ROW)
         try:

@@ -98,7 +98,7 @@ async def _verification_key(
     """The one key that may verify this algorithm: which kind of key is used is never up to the token."""
     if algorithm == "HS256" and settings.jwt_secret:
         return settings.jwt_secret.get_secret_value()
-    if algorithm in settings.jwt_algorithms and jwks and (key := await jwks.find(kid)):
+    if algorithm in settings.jwt_algorithms and jwks and (key := await jwks.find(kid, algorithm)):
         return key
     raise _invalid_token()
 

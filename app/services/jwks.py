@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import jwt
@@ -29,13 +30,26 @@ class Jwks:
         self._url = url
         self._http = http
         self._clock = clock
-        self._keys: list[jwt.PyJWK] = []
+        self._keys: list[dict[str, Any]] = []
         self._fetched_at = self._next_fetch_at = float("-inf")
         self._failed = False
         self._fetching = asyncio.Lock()
 
-    async def find(self, kid: str | None) -> jwt.PyJWK | None:
-        """The key called `kid`, or the only key for a token that names none. Raises UnavailableError."""
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key called `kid`, or the only key for a token that names none. Raises UnavailableError.
+
+        A key that says which algorithm it is for is for no other; one that doesn't (RFC 7517 leaves it open) is for
+        any that fits its kind.
+        """
+        key = await self._find(kid)
+        if key is None or key.get("alg", algorithm) != algorithm:
+            return None
+        try:
+            return jwt.PyJWK(key, algorithm)
+        except jwt.PyJWTError:
+            return None
+
+    async def _find(self, kid: str | None) -> dict[str, Any] | None:
         key = self._known(kid)
         if key is not None and self._age() < FRESH_SECONDS:
             return key
@@ -50,20 +64,21 @@ class Jwks:
     def _age(self) -> float:
         return self._clock() - self._fetched_at
 
-    def _known(self, kid: str | None) -> jwt.PyJWK | None:
+    def _known(self, kid: str | None) -> dict[str, Any] | None:
         if kid is None:
             return self._keys[0] if len(self._keys) == 1 else None
-        return next((key for key in self._keys if key.key_id == kid), None)
+        return next((key for key in self._keys if key.get("kid") == kid), None)
 
     async def _fetch(self) -> None:
         try:
             response = await self._http.get(self._url, timeout=FETCH_SECONDS)
             response.raise_for_status()
-            keys = jwt.PyJWKSet.from_dict(response.json()).keys
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            keys = response.json()["keys"]
+            usable = [key for key in keys if key.get("use", "sig") == "sig" and key.get("kty") != "oct"]
+        except (httpx.HTTPError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.warning("jwks_fetch_failed", url=self._url, error=repr(error))
             self._failed, self._next_fetch_at = True, self._clock() + RETRY_SECONDS
             return
-        self._keys = [key for key in keys if key.public_key_use in {None, "sig"}]
+        self._keys = usable
         self._fetched_at = self._clock()
         self._failed, self._next_fetch_at = False, self._fetched_at + COOLDOWN_SECONDS

@@ -269,11 +269,11 @@ async def known(identity_provider: Provider) -> AsyncIterator[tuple[Jwks, Clock]
 
 async def test_a_new_key_is_found_after_the_cooldown(known: tuple[Jwks, Clock], identity_provider: Provider) -> None:
     keys, clock = known
-    assert await keys.find("rsa-1") is not None
+    assert await keys.find("rsa-1", "RS256") is not None
     identity_provider.kids["ec-2"] = identity_provider.ec.public_key()
-    assert await keys.find("ec-2") is None
+    assert await keys.find("ec-2", "ES256") is None
     clock.now += jwks.COOLDOWN_SECONDS
-    assert await keys.find("ec-2") is not None
+    assert await keys.find("ec-2", "ES256") is not None
     assert identity_provider.asked == 2
 
 
@@ -281,34 +281,46 @@ async def test_a_removed_key_is_forgotten_after_five_minutes(
     known: tuple[Jwks, Clock], identity_provider: Provider
 ) -> None:
     keys, clock = known
-    assert await keys.find("rsa-1") is not None
+    assert await keys.find("rsa-1", "RS256") is not None
     identity_provider.kids = {"ec-2": identity_provider.ec.public_key()}
-    assert await keys.find("rsa-1") is not None
+    assert await keys.find("rsa-1", "RS256") is not None
     clock.now += jwks.FRESH_SECONDS
-    assert await keys.find("rsa-1") is None
+    assert await keys.find("rsa-1", "RS256") is None
 
 
 async def test_known_keys_outlast_an_outage_of_an_hour_but_not_longer(
     known: tuple[Jwks, Clock], identity_provider: Provider
 ) -> None:
     keys, clock = known
-    assert await keys.find("rsa-1") is not None
+    assert await keys.find("rsa-1", "RS256") is not None
     identity_provider.down = True
     clock.now += jwks.STALE_SECONDS - 1
-    assert await keys.find("rsa-1") is not None
+    assert await keys.find("rsa-1", "RS256") is not None
     clock.now += 1
     with pytest.raises(UnavailableError):
-        await keys.find("rsa-1")
+        await keys.find("rsa-1", "RS256")
+
+
+async def test_a_key_is_for_the_algorithm_it_names_and_else_for_any_that_fits(
+    known: tuple[Jwks, Clock], identity_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, clock = known
+    for algorithm, fits in (("RS256", True), ("RS512", True), ("PS256", True), ("ES256", False), ("EdDSA", False)):
+        assert (await keys.find("rsa-1", algorithm) is not None) == fits
+    monkeypatch.setitem(globals(), "jwk", lambda key, plain=jwk: plain(key) | {"alg": "RS512"})
+    clock.now += jwks.FRESH_SECONDS
+    assert await keys.find("rsa-1", "RS512") is not None
+    assert await keys.find("rsa-1", "RS256") is None
 
 
 async def test_a_token_without_key_id_is_good_while_there_is_one_key(
     known: tuple[Jwks, Clock], identity_provider: Provider
 ) -> None:
     keys, clock = known
-    assert await keys.find(None) is not None
+    assert await keys.find(None, "RS256") is not None
     identity_provider.kids["ec-2"] = identity_provider.ec.public_key()
     clock.now += jwks.FRESH_SECONDS
-    assert await keys.find(None) is None
+    assert await keys.find(None, "RS256") is None
 
 
 def test_development_tokens_are_refused_in_production(settings: Settings) -> None:
