@@ -302,7 +302,7 @@ async def test_known_keys_outlast_an_outage_of_an_hour_but_not_longer(
 
 
 async def test_a_key_is_for_the_algorithm_it_names_and_else_for_any_that_fits(
-    known: tuple[Jwks, Clock], identity_provider: Provider, monkeypatch: pytest.MonkeyPatch
+    known: tuple[Jwks, Clock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys, clock = known
     for algorithm, fits in (("RS256", True), ("RS512", True), ("PS256", True), ("ES256", False), ("EdDSA", False)):
