@@ -126,9 +126,9 @@ async def sync(
         holder = None if customer.deleted else await find_for_user(session, user_id)
         if holder is None:
             values["user_id"] = user_id
-        elif claim_user:
+        elif claim_user and holder.stripe_id != customer.id:  # else somebody stored this very one meanwhile
             raise UserTakenError(holder.stripe_id)
-    return await mirror.upsert(
+    applied = await mirror.upsert(
         session,
         models.Customer,
         customer.id,
@@ -137,3 +137,23 @@ async def sync(
         origin=origin,
         only_on_insert=details if stub else None,
     )
+    if applied and customer.deleted and row is not None and row["user_id"] is not None:
+        await _hand_over(session, row["user_id"], origin)
+    return applied
+
+
+async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> None:
+    """The user's customer is gone: the oldest living one that Stripe says is theirs too takes its place."""
+    heir = await session.scalar(
+        select(models.Customer)
+        .where(
+            models.Customer.user_id.is_(None),
+            ~models.Customer.deleted,
+            models.Customer.stripe_metadata[USER_METADATA].astext == user_id,
+        )
+        .order_by(models.Customer.created, models.Customer.stripe_id)
+        .limit(1)
+    )
+    if heir is not None:
+        as_of = AsOf(at=heir.synced_at, revision=heir.revision)
+        await mirror.upsert(session, models.Customer, heir.stripe_id, {"user_id": user_id}, as_of=as_of, origin=origin)

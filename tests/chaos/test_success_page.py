@@ -12,6 +12,7 @@ from billing import SECRET, URLS, Account, card
 from serving import API, Bearer, bearer, serving
 from signing import body, sign
 from starlette.applications import Starlette
+from typing_extensions import override
 
 from app import models
 from app.main import create_app
@@ -43,8 +44,9 @@ async def nothing_waits(account: Account) -> None:
 async def test_landing_while_the_webhooks_of_the_same_purchase_are_applied(
     account: Account, settings: Settings
 ) -> None:
-    """Page and worker write the same rows: in whatever order each of them does so, nobody waits for the other's end."""
-    async with serving(create_app(settings, provider=account.provider)) as client:
+    """Page and worker write the same rows, and must not each wait for what the other holds."""
+    busy = settings.model_copy(update={"worker_concurrency": BUYERS, "database_pool_size": 2 * BUYERS})
+    async with serving(create_app(busy, provider=account.provider)) as client:
 
         async def purchase(number: int) -> httpx.Response:
             who = bearer(mint_development_token(settings, f"user-{number}", email="ada@example.com"))
@@ -54,6 +56,7 @@ async def test_landing_while_the_webhooks_of_the_same_purchase_are_applied(
             news = [e for e in account.events() if customer in {e["data"]["object"].get(k) for k in ("customer", "id")}]
             assert len(news) > 5
             arrivals = asyncio.gather(*(post(client, event) for event in news))
+            await asyncio.sleep(number % 5 * 0.02)  # so that some land before the worker comes, and some after
             page = await client.get(f"{API}/checkout/session/{session_id}", headers=who)
             assert {answer.status_code for answer in await arrivals} == {200}
             return page
@@ -77,6 +80,7 @@ class SilentStripe(httpx.AsyncBaseTransport):
         self.asked = asyncio.Event()
         self.speak = asyncio.Event()
 
+    @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.startswith(self.path):
             self.asked.set()

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from serving import API, bearer, serving
 from sqlalchemy import text
 from starlette.applications import Starlette
+from typing_extensions import override
 
 from app import models
 from app.errors import BillingError, InvalidRequestError, UnavailableError
@@ -57,6 +58,7 @@ class Stumbling(httpx.AsyncBaseTransport):
         self._stripe = httpx.ASGITransport(app)
         self.keys: list[str] = []
 
+    @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if (request.method, request.url.path) == ("POST", "/v1/customers"):
             self.keys.append(request.headers["idempotency-key"])
@@ -160,6 +162,7 @@ class Held(httpx.AsyncBaseTransport):
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
 
+    @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if (request.method, request.url.path) == ("POST", "/v1/checkout/sessions"):
             self.asked.set()

@@ -157,16 +157,18 @@ async def renew(account: Account, period: int, *, paid: int | None = None, statu
 
 
 def bill(period: int, status: str) -> Invoice:
-    due = dict.fromkeys(("amount_due", "amount_remaining", "subtotal", "total"), 9900)
     return Invoice(
         id=f"in_{period}",
         customer="cus_1",
         status=status,
         currency="usd",
+        amount_due=9900,
         amount_paid=0,
+        amount_remaining=9900,
+        subtotal=9900,
+        total=9900,
         subscription="sub_1",
         created=START + period * MONTH,
-        **due,
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 from billing import ADA, Account, card
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from starlette.applications import Starlette
+from typing_extensions import override
 
 from app import models
 from app.errors import ConflictError
@@ -31,6 +32,7 @@ class Overtaken(httpx.AsyncBaseTransport):
         self._awaited = (method, path)
         self._meanwhile = [meanwhile]
 
+    @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if (request.method, request.url.path) == self._awaited and self._meanwhile:
             await self._meanwhile.pop()()
@@ -105,7 +107,11 @@ async def test_a_tombstone_that_came_too_late_is_laid_again(account: Account, sa
         customer="cus_1",
         status="draft",
         currency="usd",
-        **dict.fromkeys(("amount_due", "amount_paid", "amount_remaining", "subtotal", "total"), 0),
+        amount_due=0,
+        amount_paid=0,
+        amount_remaining=0,
+        subtotal=0,
+        total=0,
     )
     async with account.sessions.begin() as session:
         await customers.sync(session, Customer(id="cus_1"), as_of=AsOf(at=1), origin=STRIPE)
@@ -128,17 +134,17 @@ def event(type: str, **shown: Any) -> dict[str, Any]:
     return {**base, "type": type, "data": {"object": shown}}
 
 
+async def customer_of_ada(account: Account, key: str) -> str:
+    made = await account.provider.create_customer(
+        email=None, name=None, metadata={"user_id": "ada"}, idempotency_key=key
+    )
+    return made.object.id
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=lambda order: "".join(map(str, order)))
 async def test_of_two_customers_for_one_user_the_living_one_is_theirs(account: Account, order: tuple[int, ...]) -> None:
     """Whatever order the news of one's creation and deletion and the other's creation comes in, and however often."""
-    gone, living = [
-        (
-            await account.provider.create_customer(
-                email=None, name=None, metadata={"user_id": "ada"}, idempotency_key=key
-            )
-        ).object.id
-        for key in ("1", "2")
-    ]
+    gone, living = await customer_of_ada(account, "1"), await customer_of_ada(account, "2")
     with account.sandbox.changing():
         sandbox_customers.delete(account.sandbox, {}, gone)
     story = account.events("customer.created", "customer.deleted")
@@ -149,6 +155,18 @@ async def test_of_two_customers_for_one_user_the_living_one_is_theirs(account: A
     found = {row.stripe_id: (row.user_id, row.deleted) for row in await account.all(models.Customer)}
     assert found[living] == ("ada", False)
     assert found[gone][1]
+
+
+async def test_the_second_of_two_customers_inherits_the_user_when_the_first_is_deleted(account: Account) -> None:
+    """As above, but each piece of news is applied before the next thing happens."""
+    first = await customer_of_ada(account, "1")
+    await account.deliver_and_process(account.events())
+    second = await customer_of_ada(account, "2")
+    await account.deliver_and_process(account.events())
+    with account.sandbox.changing():
+        sandbox_customers.delete(account.sandbox, {}, first)
+    await account.deliver_and_process(account.events())
+    assert {row.stripe_id: row.user_id for row in await account.all(models.Customer)}[second] == "ada"
 
 
 async def test_a_customer_whom_stripe_shows_unreadably_stops_only_their_own_news(account: Account) -> None:
@@ -194,8 +212,9 @@ async def test_whoever_passes_the_last_key_goes_round_all_of_them(account: Accou
     fields = {"type": "customer.updated", "created": 1, "livemode": False, "payload": "{}"}
     async with account.sessions.begin() as session:
         rows = [{**fields, "event_id": f"evt_{key}", "key": key} for key in keys]
-        await session.execute(models.StripeEvent.__table__.insert(), rows)
-    walked, last = [], ""
+        await session.execute(insert(models.StripeEvent), rows)
+    walked: list[str] = []
+    last = ""
     while len(walked) < 2 * len(keys):
         found = await account.inbox.due_keys(most=10, after=last)
         walked += found
