@@ -149,7 +149,11 @@ async def _awaits_payment(session: AsyncSession, subscription: models.Subscripti
         models.CheckoutSession.payment_status == "unpaid",
     )
     # The session stays unpaid when the bill is then paid in another way.
-    paid = exists().where(models.Invoice.subscription == subscription.stripe_id, models.Invoice.amount_paid > 0)
+    paid = exists().where(
+        models.Invoice.subscription == subscription.stripe_id,
+        models.Invoice.status == "paid",
+        models.Invoice.total > 0,
+    )
     return bool(await session.scalar(select(unpaid & ~paid)))
 
 

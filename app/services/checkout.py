@@ -89,8 +89,7 @@ async def _open_or_reuse(
     # Only now, after looking for an open session: a subscription is stored no later than its session's completion,
     # so whoever finds the session gone finds the subscription there, and its trial.
     await _refuse_subscriber(session, user_id)
-    had_trial = select(func.bool_or(models.Customer.trial_used)).where(models.Customer.user_id == user_id)
-    used = await session.scalar(had_trial)
+    used = await _had_trial(session, user_id)
     request = order.request | {"trial_period_days": order.trial_days if order.trial_days and not used else None}
     closed: Snapshot[CheckoutSession] | None = None
     if opened is not None:
@@ -108,6 +107,8 @@ async def _open_or_reuse(
     await customers.lock(session, stripe_customer)
     # The other tab may have paid while Stripe was asked. This session has been shown to nobody yet, and never will be.
     await _refuse_subscriber(session, user_id)
+    if request["trial_period_days"] and await _had_trial(session, user_id):
+        raise CheckoutInProgressError("The trial has just been used.")
     if made is not None:
         as_of = AsOf(at=made.at, revision=NO_ROW)
         try:
@@ -122,6 +123,11 @@ async def _open_or_reuse(
     if row is None or not row.ours:
         raise CheckoutInProgressError("Another checkout is being opened for this customer.")
     return row
+
+
+async def _had_trial(session: AsyncSession, user_id: str) -> bool:
+    used = select(func.bool_or(models.Customer.trial_used)).where(models.Customer.user_id == user_id)
+    return bool(await session.scalar(used))
 
 
 async def _refuse_subscriber(session: AsyncSession, user_id: str) -> None:

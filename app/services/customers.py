@@ -144,7 +144,7 @@ async def sync(
 
 async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> None:
     """The user's customer is gone: the oldest living one that Stripe says is theirs too takes its place."""
-    heir = await session.scalar(
+    heirs = (
         select(models.Customer)
         .where(
             models.Customer.user_id.is_(None),
@@ -153,7 +153,11 @@ async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> Non
         )
         .order_by(models.Customer.created, models.Customer.stripe_id)
         .limit(1)
+        .execution_options(populate_existing=True)
     )
-    if heir is not None:
+    while (heir := await session.scalar(heirs)) is not None:
         as_of = AsOf(at=heir.synced_at, revision=heir.revision)
-        await mirror.upsert(session, models.Customer, heir.stripe_id, {"user_id": user_id}, as_of=as_of, origin=origin)
+        claim = {"user_id": user_id}
+        # False: somebody has written the heir's row since we looked, so look again.
+        if await mirror.upsert(session, models.Customer, heir.stripe_id, claim, as_of=as_of, origin=origin):
+            return

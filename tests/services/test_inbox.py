@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 
 from app import models
 from app.errors import UnavailableError
+from app.redis import create_redis
 from app.services import inbox
 from app.services.customers import Buyer
 from app.services.inbox import BadWebhookError
@@ -52,8 +53,7 @@ async def test_the_same_event_fifty_times_at_once_is_one_row_and_one_effect(acco
 
 
 async def test_fifty_copies_without_redis_are_still_one(account: Account) -> None:
-    await account.redis.aclose()
-    account.redis.connection_pool.connection_kwargs["path"] = "/nowhere"  # a Redis that has gone away
+    account.redis = create_redis("unix:///nowhere")
     await account.buy(plan="basic")
     [event] = account.events("customer.subscription.created")
     receipts = await asyncio.gather(*(account.deliver(event) for _ in range(50)))
