@@ -36,9 +36,6 @@ class Origin:
     stripe_event_id: str | None = None
 
 
-STRIPE = Origin(actor="stripe")
-
-
 def is_newer(at: int, row: Mapping[str, Any] | None) -> bool:
     """Whether a payload of Stripe's second `at` may be applied without asking Stripe.
 

@@ -10,8 +10,9 @@ from app import models
 from app.db import Sessions
 from app.provider.protocol import Customer
 from app.services import customers, mirror
-from app.services.mirror import NO_ROW, STRIPE, AsOf
+from app.services.mirror import NO_ROW, AsOf, Origin
 
+STRIPE = Origin(actor="stripe")
 ADA = Customer(id="cus_ada", email="ada@example.com", metadata={"user_id": "ada"}, created=1)
 
 
