@@ -18,9 +18,11 @@ from app.services import catalog as catalogs
 from app.services import checkout, inbox
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
+from app.services.mirror import Origin
 from app.worker.inbox import Inbox
 
 SECRET = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0"
+STRIPE = Origin(actor="stripe")
 ADA = Buyer(user_id="demo-1", email="ada@example.com", name="Ada")
 URLS = {"success_url": "https://app.example.com/done", "cancel_url": "https://app.example.com/"}
 

@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from billing import ADA, Account
+from billing import ADA, STRIPE, Account
 
 from app import models
 from app.provider.protocol import Customer, Invoice, Price, Subscription, SubscriptionItem
 from app.services import access, customers, invoices, subscriptions
 from app.services.access import Entitlements
-from app.services.mirror import STRIPE, AsOf
+from app.services.mirror import AsOf
 from app.values import unix_now
 
 DAY = 86_400

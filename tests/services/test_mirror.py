@@ -4,15 +4,15 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from billing import STRIPE
 from sqlalchemy import select
 
 from app import models
 from app.db import Sessions
 from app.provider.protocol import Customer
 from app.services import customers, mirror
-from app.services.mirror import NO_ROW, AsOf, Origin
+from app.services.mirror import NO_ROW, AsOf
 
-STRIPE = Origin(actor="stripe")
 ADA = Customer(id="cus_ada", email="ada@example.com", metadata={"user_id": "ada"}, created=1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from billing import ADA, Account, card
+from billing import ADA, STRIPE, Account, card
 from sqlalchemy import func, insert, select, update
 from starlette.applications import Starlette
 from typing_extensions import override
@@ -20,7 +20,7 @@ from app.redis import courtesy_lock, create_redis
 from app.sandbox import checkout as hosted
 from app.sandbox.resources import customers as sandbox_customers
 from app.services import customers, invoices
-from app.services.mirror import STRIPE, AsOf
+from app.services.mirror import AsOf
 from app.worker.inbox import Inbox
 
 
