@@ -86,6 +86,8 @@ class Inbox:
                 done, missing = await self._round(key, also)
                 settled += done
                 if not missing:
+                    if not done:  # don't ask again at once; and not while holding a connection
+                        await asyncio.sleep(BUSY_SECONDS)
                     return settled
                 also = missing
             await self._put_off(key)
@@ -104,8 +106,7 @@ class Inbox:
         settled = 0
         async with self.sessions.begin() as session:
             if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(key)))):
-                await asyncio.sleep(BUSY_SECONDS)
-                return 0, set()  # another worker is applying this customer's events: they are in good hands
+                return 0, set()  # somebody else is writing this customer's rows; the events stay due
             still = set(
                 await session.scalars(
                     select(StripeEvent.id)
