@@ -15,7 +15,7 @@ from app.sandbox import checkout as hosted
 from app.sandbox.cards import Card
 from app.sandbox.sandbox import Sandbox
 from app.services import catalog as catalogs
-from app.services import checkout, inbox
+from app.services import checkout, receiver
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
 from app.services.mirror import Origin
@@ -72,9 +72,9 @@ class Account:
         shown = [self.sandbox.shown(row) for row in self.sandbox.rows("event")]
         return [event for event in shown if not types or event["type"] in types]
 
-    async def deliver(self, event: Mapping[str, Any]) -> inbox.Receipt:
+    async def deliver(self, event: Mapping[str, Any]) -> receiver.Receipt:
         payload = body(event)
-        return await inbox.receive(
+        return await receiver.receive(
             payload,
             sign(payload, SECRET),
             sessions=self.sessions,

@@ -12,7 +12,7 @@ from processes import free_port, start, wait_until
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from app.cli import app
+from app.cli.main import app
 from app.settings import Settings
 
 LONG_ENOUGH = "a secret of thirty-two bytes or more"

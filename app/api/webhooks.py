@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from app.services import inbox
+from app.services import receiver
 from app.settings import Settings
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -19,7 +19,7 @@ def paths(prefix: str) -> tuple[str, ...]:
 async def receive_webhook(request: Request) -> JSONResponse:
     state = request.state
     settings: Settings = state.settings
-    receipt = await inbox.receive(
+    receipt = await receiver.receive(
         await request.body(),
         request.headers.get("stripe-signature"),
         sessions=state.sessions,

@@ -15,9 +15,17 @@ class StripeEvent(Base):
     __table_args__ = (
         UniqueConstraint("account", "event_id"),
         CheckConstraint("status IN ('pending', 'processed', 'ignored', 'dead')", name="status"),
-        # The claim walks this index key by key, so finished events and long queues of one customer cost nothing.
+        # What is due, oldest first; and by key, so that long queues of one customer can be stepped over.
+        Index("ix_stripe_events_due_at", "next_attempt_at", postgresql_where=text("status = 'pending'")),
         Index("ix_stripe_events_due", "key", "next_attempt_at", postgresql_where=text("status = 'pending'")),
-        Index("ix_stripe_events_status_id", "status", "id"),
+        Index("ix_stripe_events_unsettled", "status", "id", postgresql_where=text("status IN ('pending', 'dead')")),
+        Index("ix_stripe_events_key_id", "key", "id"),
+        # What retention still has to empty.
+        Index(
+            "ix_stripe_events_kept",
+            "received_at",
+            postgresql_where=text("payload IS NOT NULL AND status IN ('processed', 'ignored')"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -30,8 +38,8 @@ class StripeEvent(Base):
     created: Mapped[int]
     livemode: Mapped[bool]
     api_version: Mapped[str | None]
-    payload: Mapped[str]
-    """The verified body as it came: text costs a third of jsonb, and nothing queries inside it."""
+    payload: Mapped[str | None]
+    """The verified body as it came (text costs a third of jsonb, and nothing queries inside); None once too old."""
     status: Mapped[str] = mapped_column(server_default="pending")
     reason: Mapped[str | None]
     """Why it was ignored."""

@@ -150,7 +150,7 @@ async def list_arrivals(session: SessionDep, user: SignedInDep) -> list[Arrival]
         Arrival(
             id=event.event_id,
             type=event.type,
-            object_id=json.loads(event.payload).get("data", {}).get("object", {}).get("id"),
+            object_id=json.loads(event.payload or "{}").get("data", {}).get("object", {}).get("id"),
             status=event.status,
             received_at=int(event.received_at.timestamp()),
             applied_after_ms=_milliseconds(event.received_at, event.processed_at),

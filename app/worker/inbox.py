@@ -189,7 +189,7 @@ async def _due_events(session: AsyncSession, key: str) -> Sequence[StripeEvent]:
 
 def _read(provider: BillingProvider, row: StripeEvent) -> Event | Exception:
     try:
-        return provider.parse_event(json.loads(row.payload))
+        return provider.parse_event(json.loads(row.payload or ""))
     except (ValueError, RecursionError) as error:
         return error
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Sessions, async_url
 from app.provider.protocol import BillingProvider
-from app.services.inbox import WAKE_CHANNEL
+from app.services.receiver import WAKE_CHANNEL
 from app.settings import Settings
 from app.worker.housekeeping import keep_house
 from app.worker.inbox import BATCH, Inbox

@@ -16,9 +16,9 @@ from sqlalchemy import func, select, update
 from app import models
 from app.errors import UnavailableError
 from app.redis import create_redis
-from app.services import inbox
+from app.services import inbox, receiver
 from app.services.customers import Buyer
-from app.services.inbox import BadWebhookError
+from app.services.receiver import BadWebhookError
 from app.values import utcnow
 
 
@@ -258,8 +258,8 @@ async def test_a_signed_body_that_is_no_event_is_refused(account: Account, paylo
     assert await account.all(models.StripeEvent) == []
 
 
-async def receive(account: Account, payload: bytes, header: str | None) -> inbox.Receipt:
-    return await inbox.receive(
+async def receive(account: Account, payload: bytes, header: str | None) -> receiver.Receipt:
+    return await receiver.receive(
         payload,
         header,
         sessions=account.sessions,

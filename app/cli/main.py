@@ -2,24 +2,20 @@
 
 import asyncio
 import json
-import os
-import sys
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 import typer
-from dotenv import dotenv_values
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.cli.context import fail, in_transaction, load_settings, say, wrong_settings
 from app.errors import BillingError
-from app.settings import Settings
 
 # The servers' modules are imported inside the verbs: `billhook token` must not wait for FastAPI and Stripe to load.
 
@@ -36,7 +32,6 @@ app.add_typer(plans, name="plans")
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
 
-T = TypeVar("T")
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
@@ -45,40 +40,9 @@ def main() -> None:
     try:
         app()
     except BillingError as error:
-        _fail(error.message)
+        fail(error.message)
     except (SQLAlchemyError, OSError) as error:
-        _fail(f"a server does not answer, or not as expected: {type(error).__name__}: {str(error).splitlines()[0]}")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"billhook: {message}", file=sys.stderr)
-    raise SystemExit(1)
-
-
-def _say(message: str) -> None:
-    print(message)
-
-
-def _settings() -> Settings:
-    """Of the environment and `.env`; where neither names a database, those of a running `billhook dev`."""
-    beside = Path(".dev/env")
-    try:
-        if beside.exists() and not {**dotenv_values(".env"), **os.environ}.get("DATABASE_URL"):
-            return Settings(_env_file=(beside, ".env"))
-        return Settings()
-    except ValidationError as error:
-        _fail(_wrong_settings(error))
-
-
-def _wrong_settings(error: ValidationError) -> str:
-    lines = [f"{'.'.join(str(part) for part in e['loc']).upper() or 'settings'}: {e['msg']}" for e in error.errors()]
-    return "the settings don't hold:\n  " + "\n  ".join(lines)
-
-
-def _in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    from app.worker.session import in_transaction
-
-    return asyncio.run(in_transaction(settings, work))
+        fail(f"a server does not answer, or not as expected: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 @app.command()
@@ -94,9 +58,9 @@ def dev(
     try:
         dev(directory.absolute(), port=port)
     except (DevError, EmbeddedServerError, CatalogError) as error:
-        _fail(str(error))
+        fail(str(error))
     except ValidationError as error:
-        _fail(_wrong_settings(error))
+        fail(wrong_settings(error))
 
 
 @app.command()
@@ -113,7 +77,7 @@ def serve(
     from app.main import create_app
     from app.observability import configure_logging
 
-    settings = _settings()
+    settings = load_settings()
     configure_logging(level=settings.log_level, fmt=settings.log_format)
     if worker is not None:
         settings = settings.model_copy(update={"worker_in_serve": worker})
@@ -136,7 +100,7 @@ def worker() -> None:
     """Process stored events, without the API."""
     from app.worker.process import work
 
-    asyncio.run(work(_settings()))
+    asyncio.run(work(load_settings()))
 
 
 @app.command()
@@ -144,8 +108,8 @@ def migrate() -> None:
     """Bring the database's schema up to date."""
     from app.migrate import upgrade
 
-    upgrade(_settings().database_url.get_secret_value())
-    _say("The schema is up to date.")
+    upgrade(load_settings().database_url.get_secret_value())
+    say("The schema is up to date.")
 
 
 @app.command()
@@ -166,8 +130,8 @@ def sandbox(
     try:
         stand_in = create_sandbox(secret_key=key, base_url=public_url or f"http://localhost:{port}", state_file=state)
     except ValueError as error:
-        _fail(str(error))
-    _say(f"The Stripe sandbox listens on http://{host}:{port} with the key {key}")
+        fail(str(error))
+    say(f"The Stripe sandbox listens on http://{host}:{port} with the key {key}")
     uvicorn.run(
         stand_in, host=host, port=port, log_level="warning", access_log=False, server_header=False, date_header=False
     )
@@ -182,7 +146,7 @@ def token(
     """Print a development token for a user. Refused in production."""
     from app.services.identity import mint_development_token
 
-    _say(mint_development_token(_settings(), user, email=email, name=name))
+    say(mint_development_token(load_settings(), user, email=email, name=name))
 
 
 @app.command()
@@ -190,7 +154,7 @@ def openapi() -> None:
     """Print the OpenAPI document."""
     from app.main import openapi_document
 
-    _say(json.dumps(openapi_document(), indent=2))
+    say(json.dumps(openapi_document(), indent=2))
 
 
 @app.command()
@@ -211,11 +175,11 @@ def apply_plans(
     from app.provider.stripe import StripeProvider
     from app.services import catalog
 
-    settings = _settings()
+    settings = load_settings()
     try:
         wanted = catalog.load(settings.plans_file)
     except catalog.CatalogError as error:
-        _fail(str(error))
+        fail(str(error))
 
     async def work(session: AsyncSession) -> list[catalog.Change]:
         key = settings.stripe_secret_key.get_secret_value()
@@ -223,7 +187,7 @@ def apply_plans(
             return await catalog.apply(session, provider, wanted, livemode=settings.livemode, dry_run=dry_run)
 
     table = Table("", "what", "id")
-    for change in _in_transaction(settings, work):
+    for change in in_transaction(settings, work):
         table.add_row(change.action, change.what, change.id)
     Console().print(table)
 
@@ -244,7 +208,7 @@ def create_key(
         _, text = await identity.create_key(session, name=name, scopes=scope, expires_at=expires_at, actor="cli")
         return text
 
-    _say(_in_transaction(_settings(), work))
+    say(in_transaction(load_settings(), work))
 
 
 @keys.command("list")
@@ -253,7 +217,7 @@ def list_keys() -> None:
     from app.services import identity
 
     table = Table(Column("id", no_wrap=True), "name", "ends in", "scopes", "created", "expires", "revoked")
-    for key in _in_transaction(_settings(), identity.list_keys):
+    for key in in_transaction(load_settings(), identity.list_keys):
         times = [
             f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in (key.created_at, key.expires_at, key.revoked_at)
         ]
@@ -269,8 +233,8 @@ def revoke_key(id: Annotated[UUID, typer.Argument(help="The key's id, as `keys l
     async def work(session: AsyncSession) -> None:
         await identity.revoke_key(session, id, actor="cli")
 
-    _in_transaction(_settings(), work)
-    _say("revoked")
+    in_transaction(load_settings(), work)
+    say("revoked")
 
 
 @audit.command("verify")
@@ -278,11 +242,7 @@ def verify_audit() -> None:
     """Check that no row of the audit log was changed, dropped or slipped in. Exit code 1 if one was."""
     from app.services.audit import first_broken
 
-    broken = _in_transaction(_settings(), first_broken)
+    broken = in_transaction(load_settings(), first_broken)
     if broken is not None:
-        _fail(f"the audit log is broken at chain {broken[0]}, row {broken[1]}")
-    _say("The audit log is whole.")
-
-
-if __name__ == "__main__":
-    main()
+        fail(f"the audit log is broken at chain {broken[0]}, row {broken[1]}")
+    say("The audit log is whole.")
