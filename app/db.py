@@ -28,8 +28,8 @@ class Base(DeclarativeBase):
         int: BigInteger,
         str: Text,
         datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
-        list[Any]: JSONB,
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[Any]: JSONB(none_as_null=True),
     }
 
 
@@ -72,6 +72,14 @@ def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False) -> Async
 
 def create_sessions(engine: AsyncEngine) -> Sessions:
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def driver_connection(sessions: Sessions) -> AsyncIterator[Any]:
+    """A plain asyncpg connection out of the pool, for statements that SQLAlchemy would only slow down."""
+    engine: AsyncEngine = sessions.kw["bind"]
+    async with engine.connect() as connection:
+        yield (await connection.get_raw_connection()).driver_connection
 
 
 @asynccontextmanager

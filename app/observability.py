@@ -95,6 +95,16 @@ events_lag = Histogram(
     registry=registry,
 )
 events_backlog = Gauge("billing_webhook_backlog", "Events waiting, due or not", registry=registry)
+batch_size = Histogram(
+    "billing_webhook_batch_size",
+    "Events that shared a transaction, by stage: receive, apply",
+    ["stage"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=registry,
+)
+customer_locks_busy = Counter(
+    "billing_customer_locks_busy", "Times a worker found a customer's lock in Postgres taken", registry=registry
+)
 idempotent_replays = Counter("billing_idempotent_replays", "Requests answered from an earlier one", registry=registry)
 provider_seconds = Histogram(
     "billing_stripe_request_duration_seconds", "Time Stripe took", ["verb", "resource", "outcome"], registry=registry

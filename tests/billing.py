@@ -85,7 +85,13 @@ class Account:
         )
 
     async def process(self) -> None:
-        """Apply everything that is due."""
+        """Apply everything that is due, as a worker does: in batches, and alone what these leave."""
+        while keys := await self.inbox.due_keys(most=100):
+            for key in (await self.inbox.process(keys)).left:
+                await self.inbox.process_key(key)
+
+    async def process_alone(self) -> None:
+        """Apply everything that is due, one customer at a time."""
         while keys := await self.inbox.due_keys(most=100):
             for key in keys:
                 await self.inbox.process_key(key)

@@ -13,10 +13,10 @@ class StripeEvent(Base):
 
     __tablename__ = "stripe_events"
     __table_args__ = (
-        UniqueConstraint("account", "event_id"),
+        UniqueConstraint("event_id", "account"),  # in this order, as events are also looked up by their id alone
         CheckConstraint("status IN ('pending', 'processed', 'ignored', 'dead')", name="status"),
         # What is due, oldest first; and by key, so that long queues of one customer can be stepped over.
-        Index("ix_stripe_events_due_at", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_stripe_events_due_at", "next_attempt_at", "key", postgresql_where=text("status = 'pending'")),
         Index("ix_stripe_events_due", "key", "next_attempt_at", postgresql_where=text("status = 'pending'")),
         Index("ix_stripe_events_unsettled", "status", "id", postgresql_where=text("status IN ('pending', 'dead')")),
         Index("ix_stripe_events_key_id", "key", "id"),

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import AuditRow, Customer
@@ -17,7 +17,23 @@ CHAINS = 16
 """Rows of one customer share a chain, and a chain is locked from its row to the commit: more chains, less waiting."""
 
 GENESIS = b"\0" * 32
-_LOCK_CLASS = 0x61756474  # any constant of our own; the second lock number is the chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What one row will say; see `models.AuditRow`."""
+
+    actor: str
+    action: str
+    subject: str
+    customer_id: UUID | None = None
+    stripe_event_id: str | None = None
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+    @property
+    def chain(self) -> int:
+        return 0 if self.customer_id is None else self.customer_id.int % CHAINS
 
 
 async def record(
@@ -32,29 +48,62 @@ async def record(
     after: Mapping[str, Any] | None = None,
 ) -> None:
     """Append one row. It appears if, and only if, the caller's transaction commits."""
-    chain = 0 if customer_id is None else customer_id.int % CHAINS
+    entry = Entry(
+        actor=actor,
+        action=action,
+        subject=subject,
+        customer_id=customer_id,
+        stripe_event_id=stripe_event_id,
+        before=before,
+        after=after,
+    )
+    await append(session, [entry])
+
+
+async def append(session: AsyncSession, entries: Sequence[Entry]) -> None:
+    """Append rows in this order."""
+    chains = sorted({entry.chain for entry in entries})
     # Without this two transactions would read the same last row, and the chain would fork.
-    await session.execute(select(func.pg_advisory_xact_lock(_LOCK_CLASS, chain)))
-    last = (
-        await session.execute(
-            select(AuditRow.seq, AuditRow.hash).where(AuditRow.chain == chain).order_by(AuditRow.seq.desc()).limit(1)
-        )
-    ).one_or_none()
-    seq, prev_hash = (1, GENESIS) if last is None else (last.seq + 1, last.hash)
-    row: dict[str, Any] = {
-        "chain": chain,
-        "seq": seq,
-        "at": utcnow(),
-        "actor": actor,
-        "action": action,
-        "subject": subject,
-        "customer_id": customer_id,
-        "stripe_event_id": stripe_event_id,
-        "before": None if before is None else dict(before),
-        "after": None if after is None else dict(after),
-        "prev_hash": prev_hash,
-    }
-    await session.execute(insert(AuditRow).values(**row, hash=seal(row)))
+    await session.execute(LOCK_CHAINS, {"chains": chains})
+    heads = (await session.execute(CHAIN_HEADS, {"chains": chains})).all()
+    await session.execute(insert(AuditRow), sealed(entries, {head.chain: (head.seq, head.hash) for head in heads}))
+
+
+# Any constant of our own; the second lock number is the chain. In the order given, which must be ascending: whoever
+# locks several does it in the same order as everybody else.
+LOCK_CHAINS = text("SELECT pg_advisory_xact_lock(1635083369, chain) FROM unnest(CAST(:chains AS int[])) AS chain")
+
+CHAIN_HEADS = text(
+    """
+    SELECT chain, last.seq, last.hash FROM unnest(CAST(:chains AS bigint[])) AS chain
+     CROSS JOIN LATERAL (
+        SELECT seq, hash FROM audit_log WHERE audit_log.chain = chain.chain ORDER BY seq DESC LIMIT 1) AS last
+    """
+)
+
+
+def sealed(entries: Sequence[Entry], heads: Mapping[int, tuple[int, bytes]]) -> list[dict[str, Any]]:
+    """The rows of `entries`, each chained to the one before; `heads` are the chains' last seq and hash so far."""
+    now, last, rows = utcnow(), dict(heads), []
+    for entry in entries:
+        seq, prev_hash = last.get(entry.chain, (0, GENESIS))
+        row: dict[str, Any] = {
+            "chain": entry.chain,
+            "seq": seq + 1,
+            "at": now,
+            "actor": entry.actor,
+            "action": entry.action,
+            "subject": entry.subject,
+            "customer_id": entry.customer_id,
+            "stripe_event_id": entry.stripe_event_id,
+            "before": None if entry.before is None else dict(entry.before),
+            "after": None if entry.after is None else dict(entry.after),
+            "prev_hash": prev_hash,
+        }
+        row["hash"] = seal(row)
+        last[entry.chain] = row["seq"], row["hash"]
+        rows.append(row)
+    return rows
 
 
 def seal(row: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """plans.yaml: what is sold and what it allows, and bringing Stripe in line with it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -227,7 +227,14 @@ async def price_for(session: AsyncSession, catalog: Catalog, *, plan: str | None
     return found
 
 
-async def plan_of_price(session: AsyncSession, price: Price) -> str | None:
-    """The plan a price belongs to, today's or a former one; None for prices made elsewhere."""
-    known = await session.scalar(select(models.Price.plan).where(models.Price.stripe_id == price.id))
-    return known or price.metadata.get(PLAN_METADATA)
+async def plans_of_prices(session: AsyncSession, price_ids: Iterable[str]) -> dict[str, str]:
+    """The plan, today's or a former one, of each price that is one of ours."""
+    found = await session.execute(
+        select(models.Price.stripe_id, models.Price.plan).where(models.Price.stripe_id.in_(price_ids))
+    )
+    return {row.stripe_id: row.plan for row in found}
+
+
+def plan_of_price(price: Price, plans: Mapping[str, str]) -> str | None:
+    """The plan a price belongs to, `plans` being those of our prices; None for prices made elsewhere."""
+    return plans.get(price.id) or price.metadata.get(PLAN_METADATA)

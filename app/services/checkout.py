@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 from sqlalchemy import func, select
@@ -269,8 +270,21 @@ async def sync(
     With `request`, it is one we made ourselves.
     """
     customer = None if checkout.customer is None else await customers.of_object(session, checkout.customer)
-    values = {
-        "customer_id": customer and customer.id,
+    return await mirror.upsert(
+        session,
+        models.CheckoutSession,
+        checkout.id,
+        columns(checkout, None if customer is None else customer.id),
+        as_of=as_of,
+        origin=origin,
+        only_on_insert=None if request is None else {"ours": True, "request": request},
+    )
+
+
+def columns(checkout: CheckoutSession, customer_id: UUID | None) -> dict[str, Any]:
+    """What our row says when it shows this."""
+    return {
+        "customer_id": customer_id,
         "livemode": checkout.livemode,
         "created": checkout.created,
         "mode": checkout.mode,
@@ -285,13 +299,3 @@ async def sync(
         "amount_total": checkout.amount_total,
         "stripe_metadata": dict(checkout.metadata),
     }
-    ours = {} if request is None else {"ours": True, "request": request}
-    return await mirror.upsert(
-        session,
-        models.CheckoutSession,
-        checkout.id,
-        values,
-        as_of=as_of,
-        origin=origin,
-        only_on_insert=ours,
-    )

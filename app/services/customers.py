@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,17 +112,7 @@ async def sync(
     """
     row = await mirror.find_row(session, models.Customer, customer.id)
     stub = customer.deleted and as_of.revision is not None  # what a fetch of a deleted customer shows: its id alone
-    values: dict[str, Any] = {"deleted": customer.deleted}
-    details = {
-        "livemode": customer.livemode,
-        "created": customer.created,
-        "stripe_metadata": dict(customer.metadata),
-        "email": customer.email,
-        "name": customer.name,
-        "default_payment_method": customer.default_payment_method,
-    }
-    if not stub:
-        values |= details
+    values: dict[str, Any] = {"deleted": True} if stub else columns(customer)
     if (row is None or row["user_id"] is None) and (user_id := customer.metadata.get(USER_METADATA)):
         holder = None if customer.deleted else await find_for_user(session, user_id)
         if holder is None:
@@ -135,11 +126,30 @@ async def sync(
         values,
         as_of=as_of,
         origin=origin,
-        only_on_insert=details if stub else None,
+        only_on_insert=columns(customer) if stub else None,
     )
     if applied and customer.deleted and row is not None and row["user_id"] is not None:
         await _hand_over(session, row["user_id"], origin)
     return applied
+
+
+def columns(customer: Customer) -> dict[str, Any]:
+    """What our row says when it shows this, but for whose customer it is."""
+    return {
+        "livemode": customer.livemode,
+        "created": customer.created,
+        "deleted": customer.deleted,
+        "stripe_metadata": dict(customer.metadata),
+        "email": customer.email,
+        "name": customer.name,
+        "default_payment_method": customer.default_payment_method,
+    }
+
+
+def is_settled(row: Mapping[str, Any], customer: Customer) -> bool:
+    """Whether news of this customer is about nobody else: no user to claim, or to hand over to another customer."""
+    claims = row["user_id"] is None and USER_METADATA in customer.metadata
+    return not (claims or customer.deleted or row["deleted"])
 
 
 async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> None:

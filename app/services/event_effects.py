@@ -14,9 +14,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.errors import NotFoundError
 from app.models.mirror import Mirrored
-from app.provider.protocol import BillingProvider, CheckoutSession, Event, MirroredObject, Snapshot
-from app.services import checkout, customers, invoices, mirror, payment_methods, subscriptions
-from app.services.mirror import AsOf, Origin
+from app.provider.protocol import (
+    BillingProvider,
+    CheckoutSession,
+    Customer,
+    Event,
+    MirroredObject,
+    Snapshot,
+    Subscription,
+)
+from app.services import catalog, checkout, customers, invoices, mirror, payment_methods, subscriptions
+from app.services.mirror import AsOf, Origin, Row
 
 Ref = tuple[str, str]
 """An object's type and id, e.g. ("subscription", "sub_…")."""
@@ -37,19 +45,40 @@ class Kind:
     model: type[Mirrored]
     fetch: Callable[[BillingProvider, str], Awaitable[Snapshot[Any]]]
     sync: Callable[..., Awaitable[bool]]
+    columns: Callable[[Any, Any, Mapping[str, str]], dict[str, Any]]
+    """What its row says, from the object, its customer's row id and the plans of its prices."""
 
 
 KINDS: Mapping[str, Kind] = {
-    "customer": Kind(models.Customer, lambda provider, id: provider.retrieve_customer(id), customers.sync),
+    "customer": Kind(
+        models.Customer,
+        lambda provider, id: provider.retrieve_customer(id),
+        customers.sync,
+        lambda customer, _id, _plans: customers.columns(customer),
+    ),
     "payment_method": Kind(
-        models.PaymentMethod, lambda provider, id: provider.retrieve_payment_method(id), payment_methods.sync
+        models.PaymentMethod,
+        lambda provider, id: provider.retrieve_payment_method(id),
+        payment_methods.sync,
+        lambda method, customer_id, _plans: payment_methods.columns(method, customer_id),
     ),
     "subscription": Kind(
-        models.Subscription, lambda provider, id: provider.retrieve_subscription(id), subscriptions.sync
+        models.Subscription,
+        lambda provider, id: provider.retrieve_subscription(id),
+        subscriptions.sync,
+        subscriptions.columns,
     ),
-    "invoice": Kind(models.Invoice, lambda provider, id: provider.retrieve_invoice(id), invoices.sync),
+    "invoice": Kind(
+        models.Invoice,
+        lambda provider, id: provider.retrieve_invoice(id),
+        invoices.sync,
+        lambda invoice, customer_id, _plans: invoices.columns(invoice, customer_id),
+    ),
     "checkout.session": Kind(
-        models.CheckoutSession, lambda provider, id: provider.retrieve_checkout_session(id), checkout.sync
+        models.CheckoutSession,
+        lambda provider, id: provider.retrieve_checkout_session(id),
+        checkout.sync,
+        lambda session, customer_id, _plans: checkout.columns(session, customer_id),
     ),
 }
 
@@ -113,6 +142,22 @@ HANDLED: Mapping[str, str] = {
 }
 
 
+_ONLY_THIN = {"v1.customer.subscription.": "subscription", "v1.invoice.": "invoice"}
+_NOT_YET = frozenset({"v1.invoice.upcoming"})  # it has no id before it is made
+
+
+def kind_of(event_type: str) -> str | None:
+    """The kind of object an event is about; None if it doesn't concern us.
+
+    Thin events about v1 objects are named `v1.` and then as their snapshot namesakes; some have none. They show nothing
+    of the object, so it is always fetched. (docs.stripe.com/event-destinations, "thin events")
+    """
+    known = HANDLED.get(event_type.removeprefix("v1."))
+    if known is not None or event_type in _NOT_YET:
+        return known
+    return next((kind for prefix, kind in _ONLY_THIN.items() if event_type.startswith(prefix)), None)
+
+
 @dataclass(slots=True)
 class Fetches:
     """Which objects must be asked of Stripe, each with its row's revision from before the asking, and the answers."""
@@ -127,11 +172,11 @@ async def plan(session: AsyncSession, events: Iterable[Event], *, also: Iterable
 
     `also` is what an earlier round found missing.
     """
-    rows: dict[Ref, Mapping[str, Any] | None] = {}
+    rows: dict[Ref, Row | None] = {}
     shown_at: dict[Ref, int] = {}
     fetches = Fetches()
 
-    async def row(ref: Ref) -> Mapping[str, Any] | None:
+    async def row(ref: Ref) -> Row | None:
         if ref not in rows:
             rows[ref] = await mirror.find_row(session, KINDS[ref[0]].model, ref[1])
         return rows[ref]
@@ -142,19 +187,33 @@ async def plan(session: AsyncSession, events: Iterable[Event], *, also: Iterable
 
     for missing in also:
         await need(missing)
-    for event in events:
-        if (ref := _ref(event)) is None:
-            continue
+    for event, ref in [(event, ref) for event in events if (ref := ref_of(event)) is not None]:
         found = await row(ref)
         latest = shown_at.get(ref, -1 if found is None else int(found["synced_at"]))
-        if event.object is None or event.created <= latest:
-            await need(ref)
-        else:
+        if event.object is not None and event.created > latest:
             shown_at[ref] = event.created
-        for needed in _requirements(event):
+        elif event.object is None or not await _is_known(session, ref, event.object, found):
+            await need(ref)
+        for needed in requirements(event):
             if await row(needed) is None and needed not in shown_at:
                 await need(needed)
     return fetches
+
+
+async def _is_known(session: AsyncSession, ref: Ref, shown: MirroredObject, row: Row | None) -> bool:
+    """Whether a payload that isn't newer only says what our row says too. Most events of one second do."""
+    if row is None or ref[0] == "customer":
+        return False
+    plans = {}
+    if isinstance(shown, Subscription):
+        plans = await catalog.plans_of_prices(session, [item.price.id for item in shown.items])
+    return mirror.shows(row, KINDS[ref[0]].columns(shown, row["customer_id"], plans))
+
+
+def owners(fetches: Fetches) -> set[str]:
+    """The customers whose rows the answers will change."""
+    objects = [answer.object for answer in fetches.answers.values() if isinstance(answer, Snapshot)]
+    return {owner for found in objects if (owner := found.id if isinstance(found, Customer) else found.customer)}
 
 
 async def fetch(provider: BillingProvider, fetches: Fetches) -> None:
@@ -170,9 +229,9 @@ async def fetch(provider: BillingProvider, fetches: Fetches) -> None:
 
 async def apply(session: AsyncSession, event: Event, fetches: Fetches) -> None:
     """Bring our rows in line with what `event` tells of. Raises StaleError when a fetch is needed first."""
-    ref = _ref(event)
+    ref = ref_of(event)
     if ref is None:
-        raise ValueError(f"{event.type} carries no {HANDLED.get(event.type)}")
+        raise ValueError(f"{event.type} carries no {kind_of(event.type)}")
     origin = Origin(actor="stripe", stripe_event_id=event.id)
     try:
         await _apply_requirements(session, event, ref, fetches, origin)
@@ -195,7 +254,7 @@ async def _apply_requirements(session: AsyncSession, event: Event, ref: Ref, fet
         needless = fetched == ref or fetched[0] != "customer" or fetched in fetches.applied
         if not needless and await mirror.find_row(session, models.Customer, fetched[1]) is None:
             await _apply_fetch(session, fetched, fetches, origin)
-    for helpful in _requirements(event):
+    for helpful in requirements(event):
         if helpful[0] != "customer" and isinstance(fetches.answers.get(helpful), Snapshot):
             with suppress(StaleError):  # somebody has written it meanwhile, which is as good
                 await _apply_fetch(session, helpful, fetches, origin)
@@ -233,12 +292,16 @@ async def _sync(session: AsyncSession, ref: Ref, found: Any, *, as_of: AsOf, ori
         return await customers.sync(session, found, as_of=as_of, origin=origin, claim_user=False)
 
 
-def _ref(event: Event) -> Ref | None:
-    kind = HANDLED.get(event.type)
-    return None if kind is None or kind != event.object_type or event.object_id is None else (kind, event.object_id)
+def ref_of(event: Event) -> Ref | None:
+    """The object an event tells of; None when it names none, or another kind than its type says."""
+    kind = kind_of(event.type)
+    if kind is None or event.object_id is None:
+        return None
+    # What a thin event calls its object's type is not what the object calls itself.
+    return (kind, event.object_id) if event.type.startswith("v1.") or kind == event.object_type else None
 
 
-def _requirements(event: Event) -> list[Ref]:
+def requirements(event: Event) -> list[Ref]:
     """Objects whose rows must exist before the event's own can be written, or that its buyer expects at once."""
     needed: list[Ref] = []
     if event.customer is not None and event.object_type != "customer":

@@ -1,5 +1,8 @@
 """Invoices: listing them and following Stripe."""
 
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -52,12 +55,10 @@ async def sync(session: AsyncSession, invoice: Invoice, *, as_of: AsOf, origin: 
     if invoice.customer is None:
         raise ValueError(f"invoice {invoice.id} has no customer")
     customer = await customers.of_object(session, invoice.customer)
-    values = {field: getattr(invoice, field) for field in _FIELDS}
-    return await mirror.upsert(
-        session,
-        models.Invoice,
-        invoice.id,
-        {**values, "customer_id": customer.id},
-        as_of=as_of,
-        origin=origin,
-    )
+    values = columns(invoice, customer.id)
+    return await mirror.upsert(session, models.Invoice, invoice.id, values, as_of=as_of, origin=origin)
+
+
+def columns(invoice: Invoice, customer_id: UUID) -> dict[str, Any]:
+    """What our row says when it shows this."""
+    return {"customer_id": customer_id, **{field: getattr(invoice, field) for field in _FIELDS}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,10 +11,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models.mirror import Mirrored
-from app.services import audit
+from app.services import audit, outbox
 
 NO_ROW = 0
 _ATTEMPTS = 10
+
+Row = Mapping[str, Any]
+"""A row's columns by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +34,24 @@ class AsOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who caused a change: for the audit log."""
+    """Who caused a change: for the audit log. A `silent` one is announced to nobody: it is no news, only new to us."""
 
     actor: str
     stripe_event_id: str | None = None
+    silent: bool = False
 
 
-def is_newer(at: int, row: Mapping[str, Any] | None) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One write to one row."""
+
+    model: type[Mirrored]
+    old: Row | None
+    new: Row
+    origin: Origin
+
+
+def is_newer(at: int, row: Row | None) -> bool:
     """Whether a payload of Stripe's second `at` may be applied without asking Stripe.
 
     Stripe's clock has seconds, so two changes of one second can't be told apart: only a later second is newer.
@@ -44,45 +59,64 @@ def is_newer(at: int, row: Mapping[str, Any] | None) -> bool:
     return row is None or at > row["synced_at"]
 
 
+def shows(row: Row | None, values: Row) -> bool:
+    """Whether the row says all of `values` already: then they bring no news, however old they are."""
+    return row is not None and all(row[name] == value for name, value in values.items())
+
+
+def next_row(
+    model: type[Mirrored],
+    stripe_id: str,
+    row: Row | None,
+    values: Row,
+    *,
+    as_of: AsOf,
+    only_on_insert: Row | None = None,
+) -> Row | None:
+    """What becomes of `row` with `values`; None when `as_of` is stale."""
+    if row is None:
+        # A row that vanished since the fetch began can't be: rows are tombstoned, never deleted.
+        first = {"id": uuid4(), "stripe_id": stripe_id, "synced_at": as_of.at, "revision": 1}
+        return {**_blank(table_of(model)), **first, **values, **(only_on_insert or {})}
+    if not _may_apply(as_of, row, values):
+        return None
+    # A fetch can show an earlier second than a payload already did when clocks differ; never step back.
+    return {**row, **values, "synced_at": max(as_of.at, row["synced_at"]), "revision": row["revision"] + 1}
+
+
 async def upsert(
     session: AsyncSession,
     model: type[Mirrored],
     stripe_id: str,
-    values: Mapping[str, Any],
+    values: Row,
     *,
     as_of: AsOf,
     origin: Origin,
-    only_on_insert: Mapping[str, Any] | None = None,
+    only_on_insert: Row | None = None,
 ) -> bool:
-    """Write `values` if `as_of` allows it, with an audit row if anything changed; False when it is stale.
+    """Write `values` if `as_of` allows it, with audit and outbox rows if anything changed; False when it is stale.
 
     Stale means: fetch the object and come back with the fetch. (Also False: another unique column of the table is
     taken, which the caller knows how to read.) No row is locked before its write: the row's revision
     is compared in the UPDATE itself, so two writers can't both believe they were first.
     """
-    table: Table = model.__table__  # type: ignore[attr-defined]  # every Mirrored model is mapped to a Table
-    stamp = {"synced_at": as_of.at}
+    table = table_of(model)
     for _ in range(_ATTEMPTS):
         row = await find_row(session, model, stripe_id)
+        new = next_row(model, stripe_id, row, values, as_of=as_of, only_on_insert=only_on_insert)
+        if new is None:
+            return as_of.revision is None and shows(row, values)
         if row is None:
-            # A row that vanished since the fetch began can't be: rows are tombstoned, never deleted.
-            first = {"id": uuid4(), "stripe_id": stripe_id, **values, **stamp, **(only_on_insert or {})}
-            inserted = await session.execute(insert(table).values(first).on_conflict_do_nothing().returning(table))
-            if (new := inserted.mappings().one_or_none()) is not None:
-                await _audit(session, model, old=None, new=new, origin=origin)
-                return True
-            continue
-        if not _may_apply(as_of, row, values):
-            return False
-        # A fetch can show an earlier second than a payload already did when clocks differ; never step back.
-        changed = await session.execute(
-            update(table)
-            .where(table.c.id == row["id"], table.c.revision == row["revision"])
-            .values(**values, synced_at=max(as_of.at, row["synced_at"]), revision=row["revision"] + 1)
-            .returning(table)
-        )
-        if (new := changed.mappings().one_or_none()) is not None:
-            await _audit(session, model, old=row, new=new, origin=origin)
+            insertion = insert(table).values(new).on_conflict_do_nothing().returning(table.c.id)
+            written = await session.scalar(insertion)
+        else:
+            mine = (table.c.id == row["id"], table.c.revision == row["revision"])
+            written = await session.scalar(update(table).where(*mine).values(new).returning(table.c.id))
+        if written is not None:
+            change = Change(model=model, old=row, new=new, origin=origin)
+            if (entry := audit_entry(change)) is not None:
+                await audit.append(session, [entry])
+            await outbox.append(session, announcements(change))
             return True
     return False
 
@@ -96,9 +130,9 @@ async def bury(session: AsyncSession, model: type[Mirrored], stripe_id: str, *, 
     return row["deleted"] or await upsert(session, model, stripe_id, {"deleted": True}, as_of=as_of, origin=origin)
 
 
-async def find_row(session: AsyncSession, model: type[Mirrored], stripe_id: str) -> Mapping[str, Any] | None:
+async def find_row(session: AsyncSession, model: type[Mirrored], stripe_id: str) -> Row | None:
     """The row as plain values, past the session's identity map: what is committed now, not what was once loaded."""
-    table: Table = model.__table__  # type: ignore[attr-defined]  # every Mirrored model is mapped to a Table
+    table = table_of(model)
     found = await session.execute(table.select().where(table.c.stripe_id == stripe_id))
     row = found.mappings().one_or_none()
     return None if row is None else dict(row)
@@ -110,7 +144,19 @@ async def revision_of(session: AsyncSession, model: type[Mirrored], stripe_id: s
     return NO_ROW if row is None else int(row["revision"])
 
 
-def _may_apply(as_of: AsOf, row: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+def table_of(model: type[Mirrored]) -> Table:
+    table: Table = model.__table__  # type: ignore[attr-defined]  # every Mirrored model is mapped to a Table
+    return table
+
+
+@cache
+def _blank(table: Table) -> Row:
+    """What a new row says where nobody says anything."""
+    empty: dict[type, Any] = {bool: False, dict: {}}
+    return {c.name: None if c.nullable else empty.get(c.type.python_type) for c in table.columns}
+
+
+def _may_apply(as_of: AsOf, row: Row, values: Row) -> bool:
     if as_of.revision is not None:
         return as_of.revision == int(row["revision"])
     revives = row["deleted"] or row.get("status") in TERMINAL
@@ -121,7 +167,7 @@ TERMINAL = frozenset({"canceled", "incomplete_expired", "paid", "void", "complet
 """Final words of subscriptions, invoices and checkout sessions: a payload may not take them back, a fetch may."""
 
 
-def _is_alive(values: Mapping[str, Any]) -> bool:
+def _is_alive(values: Row) -> bool:
     return not values.get("deleted", False) and values.get("status") not in TERMINAL
 
 
@@ -130,31 +176,54 @@ _PERSONAL = frozenset({"email", "name", "stripe_metadata", "url", "hosted_invoic
 """Not in the audit log: it is kept for ever and can't be changed, so it must not hold what a person may have erased."""
 
 
-async def _audit(
-    session: AsyncSession,
-    model: type[Mirrored],
-    *,
-    old: Mapping[str, Any] | None,
-    new: Mapping[str, Any],
-    origin: Origin,
-) -> None:
-    fields = [f for f in new if f not in _BOOKKEEPING | _PERSONAL]
-    changed = [f for f in fields if old is None or old[f] != new[f]]
+def audit_entry(change: Change) -> audit.Entry | None:
+    """What the audit log says of a change; None if nothing it keeps has changed."""
+    old, new = change.old, change.new
+    changed = [f for f in _audited(table_of(change.model)) if old is None or old[f] != new[f]]
     if not changed:
-        return
-    kind = AUDIT_NAMES[model.__name__]
+        return None
+    kind = AUDIT_NAMES[change.model.__name__]
     what = "created" if old is None else "deleted" if "deleted" in changed and new["deleted"] else "updated"
-    customer: UUID | None = new["id"] if kind == "customer" else new["customer_id"] or (old or {}).get("customer_id")
-    await audit.record(
-        session,
-        actor=origin.actor,
+    return audit.Entry(
+        actor=change.origin.actor,
         action=f"{kind}.{what}",
         subject=new["stripe_id"],
-        customer_id=customer,
-        stripe_event_id=origin.stripe_event_id,
+        customer_id=_customer_id(change),
+        stripe_event_id=change.origin.stripe_event_id,
         before=None if old is None else {f: old[f] for f in changed},
         after={f: new[f] for f in changed},
     )
+
+
+def announcements(change: Change) -> list[outbox.Message]:
+    """What those outside are told of a change."""
+    if change.origin.silent:
+        return []
+    told = outbox.news(AUDIT_NAMES[change.model.__name__], change.old, change.new)
+    return [
+        outbox.Message(
+            key=news.key,
+            type=news.type,
+            subject=change.new["stripe_id"],
+            customer_id=_customer_id(change),
+            stripe_event_id=change.origin.stripe_event_id,
+            data=news.data,
+        )
+        for news in told
+    ]
+
+
+@cache
+def _audited(table: Table) -> tuple[str, ...]:
+    return tuple(c.name for c in table.columns if c.name not in _BOOKKEEPING | _PERSONAL)
+
+
+def _customer_id(change: Change) -> UUID | None:
+    if AUDIT_NAMES[change.model.__name__] == "customer":
+        owner: UUID | None = change.new["id"]
+    else:
+        owner = change.new["customer_id"] or (change.old or {}).get("customer_id")
+    return owner
 
 
 AUDIT_NAMES = {

@@ -1,5 +1,8 @@
 """Payment methods: listing them and following Stripe."""
 
+from typing import Any
+from uuid import UUID
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,21 +39,20 @@ async def sync(session: AsyncSession, method: PaymentMethod, *, as_of: AsOf, ori
     Raises UnknownCustomerError before the customer it is attached to is stored.
     """
     customer = None if method.customer is None else await customers.of_object(session, method.customer)
-    return await mirror.upsert(
-        session,
-        models.PaymentMethod,
-        method.id,
-        {
-            "customer_id": customer and customer.id,
-            "livemode": method.livemode,
-            "created": method.created,
-            "deleted": customer is None,
-            "type": method.type,
-            "brand": method.brand,
-            "last4": method.last4,
-            "exp_month": method.exp_month,
-            "exp_year": method.exp_year,
-        },
-        as_of=as_of,
-        origin=origin,
-    )
+    values = columns(method, None if customer is None else customer.id)
+    return await mirror.upsert(session, models.PaymentMethod, method.id, values, as_of=as_of, origin=origin)
+
+
+def columns(method: PaymentMethod, customer_id: UUID | None) -> dict[str, Any]:
+    """What our row says when it shows this."""
+    return {
+        "customer_id": customer_id,
+        "livemode": method.livemode,
+        "created": method.created,
+        "deleted": customer_id is None,
+        "type": method.type,
+        "brand": method.brand,
+        "last4": method.last4,
+        "exp_month": method.exp_month,
+        "exp_year": method.exp_year,
+    }

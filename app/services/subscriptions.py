@@ -1,6 +1,8 @@
 """Subscriptions: what a customer has, cancelling and resuming, and following Stripe."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -123,6 +125,16 @@ async def sync(session: AsyncSession, subscription: Subscription, *, as_of: AsOf
     Raises UnknownCustomerError before its customer is stored.
     """
     customer = await customers.of_object(session, subscription.customer)
+    plans = await catalog.plans_of_prices(session, [item.price.id for item in subscription.items])
+    values = columns(subscription, customer.id, plans)
+    applied = await mirror.upsert(session, models.Subscription, subscription.id, values, as_of=as_of, origin=origin)
+    if applied and subscription.trial_end is not None and not customer.trial_used:
+        await session.execute(update(models.Customer).where(models.Customer.id == customer.id).values(trial_used=True))
+    return applied
+
+
+def columns(subscription: Subscription, customer_id: UUID, plans: Mapping[str, str]) -> dict[str, Any]:
+    """What our row says when it shows this; `plans` by price id."""
     items = [
         {
             "id": item.id,
@@ -130,43 +142,33 @@ async def sync(session: AsyncSession, subscription: Subscription, *, as_of: AsOf
             "quantity": item.quantity,
             "unit_amount": item.price.unit_amount,
             "lookup_key": item.price.lookup_key,
-            "plan": await catalog.plan_of_price(session, item.price),
+            "plan": catalog.plan_of_price(item.price, plans),
         }
         for item in subscription.items
     ]
     first = subscription.items[0] if subscription.items else None
-    applied = await mirror.upsert(
-        session,
-        models.Subscription,
-        subscription.id,
-        {
-            "customer_id": customer.id,
-            "livemode": subscription.livemode,
-            "created": subscription.created,
-            "status": subscription.status,
-            "price": first and first.price.id,
-            "quantity": first and first.quantity,
-            "currency": subscription.currency,
-            "unit_amount": first and first.price.unit_amount,
-            "interval": first and first.price.interval,
-            "items": items,
-            "plan": next((item["plan"] for item in items if item["plan"]), None),
-            "current_period_start": subscription.current_period_start,
-            "current_period_end": subscription.current_period_end,
-            "cancel_at_period_end": subscription.cancel_at_period_end,
-            "cancel_at": subscription.cancel_at,
-            "canceled_at": subscription.canceled_at,
-            "ended_at": subscription.ended_at,
-            "trial_start": subscription.trial_start,
-            "trial_end": subscription.trial_end,
-            "pause_collection": subscription.pause_collection,
-            "default_payment_method": subscription.default_payment_method,
-            "latest_invoice": subscription.latest_invoice,
-            "stripe_metadata": dict(subscription.metadata),
-        },
-        as_of=as_of,
-        origin=origin,
-    )
-    if applied and subscription.trial_end is not None and not customer.trial_used:
-        await session.execute(update(models.Customer).where(models.Customer.id == customer.id).values(trial_used=True))
-    return applied
+    return {
+        "customer_id": customer_id,
+        "livemode": subscription.livemode,
+        "created": subscription.created,
+        "status": subscription.status,
+        "price": first and first.price.id,
+        "quantity": first and first.quantity,
+        "currency": subscription.currency,
+        "unit_amount": first and first.price.unit_amount,
+        "interval": first and first.price.interval,
+        "items": items,
+        "plan": next((item["plan"] for item in items if item["plan"]), None),
+        "current_period_start": subscription.current_period_start,
+        "current_period_end": subscription.current_period_end,
+        "cancel_at_period_end": subscription.cancel_at_period_end,
+        "cancel_at": subscription.cancel_at,
+        "canceled_at": subscription.canceled_at,
+        "ended_at": subscription.ended_at,
+        "trial_start": subscription.trial_start,
+        "trial_end": subscription.trial_end,
+        "pause_collection": subscription.pause_collection,
+        "default_payment_method": subscription.default_payment_method,
+        "latest_invoice": subscription.latest_invoice,
+        "stripe_metadata": dict(subscription.metadata),
+    }

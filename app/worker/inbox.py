@@ -1,9 +1,8 @@
 """Applies stored events: customers in parallel, one customer's events one after another, each exactly once."""
 
 import asyncio
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,13 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import Sessions
 from app.errors import BillingError, RateLimitedError, UnavailableError
 from app.models import StripeEvent
-from app.observability import events_backlog, events_lag, events_processed
+from app.observability import customer_locks_busy, events_backlog, events_lag, events_processed
 from app.provider.protocol import BillingProvider, Event
 from app.redis import courtesy_lock
 from app.services import event_effects
 from app.services.customers import lock_number
 from app.services.event_effects import Fetches, Ref, StaleError
 from app.values import utcnow
+from app.worker import batch
 
 log = structlog.get_logger(__name__)
 
@@ -34,25 +34,37 @@ FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
 OUTAGE_RETRY_SECONDS = 15.0
 
-# Walks the partial index of waiting events from one key to the next, so that a customer with twenty thousand waiting
-# events costs one step; a plain DISTINCT, or SKIP LOCKED over events, would read them all.
-DUE_KEYS = text(
+# What waits longest comes first: one short look at an index answers for almost every moment of a service's life.
+SOONEST = text(
+    """
+    SELECT key, sum(count(*)) OVER () AS seen
+      FROM (SELECT key, next_attempt_at FROM stripe_events
+             WHERE status = 'pending' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :window) AS soonest
+     GROUP BY key ORDER BY min(next_attempt_at)
+    """
+)
+# But when a few customers' events fill that window, this steps from key to key, past any number of waiting events of
+# one customer. It takes at most :steps steps and goes on from there next time, so that no look takes long.
+NEXT_KEYS = text(
     """
     WITH RECURSIVE heads AS (
-        (SELECT key, next_attempt_at FROM stripe_events
+        (SELECT key, next_attempt_at, 1 AS step FROM stripe_events
           WHERE status = 'pending' AND key > :after ORDER BY key, next_attempt_at LIMIT 1)
         UNION ALL
-        SELECT next.key, next.next_attempt_at FROM heads
+        SELECT next.key, next.next_attempt_at, heads.step + 1 FROM heads
          CROSS JOIN LATERAL (
             SELECT key, next_attempt_at FROM stripe_events
              WHERE status = 'pending' AND key > heads.key ORDER BY key, next_attempt_at LIMIT 1) AS next
+         WHERE heads.step < :steps
     )
-    SELECT key FROM heads WHERE next_attempt_at <= now() LIMIT :most
+    SELECT key, next_attempt_at <= now() AS due FROM heads
     """
 )
+WINDOW = 512
+STEPS = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Inbox:
     """What processing needs; everything is shared with the rest of the process."""
 
@@ -60,17 +72,25 @@ class Inbox:
     redis: Redis
     provider: BillingProvider
     max_attempts: int
+    _walked_to: str = ""
 
-    async def due_keys(self, *, most: int, after: str = "") -> list[str]:
-        """At most `most` keys with events to apply now: those that follow `after`, then again from the first.
+    async def due_keys(self, *, most: int, busy: Collection[str] = ()) -> list[str]:
+        """At most `most` keys with events to apply now, none of them `busy`; whoever waits longest comes first.
 
-        Whoever passes the last key it was given goes round all of them, and none waits for ever behind busy others.
+        However many events of however few customers are waiting, none of the others is kept waiting for ever.
         """
         async with self.sessions.begin() as session:
-            keys = list((await session.scalars(DUE_KEYS, {"after": after, "most": most})).all())
-            if after and len(keys) < most:
-                keys += (await session.scalars(DUE_KEYS, {"after": "", "most": most})).all()
-        return list(dict.fromkeys(keys))[:most]
+            soonest = (await session.execute(SOONEST, {"window": WINDOW})).all()
+            keys = [row.key for row in soonest if row.key not in busy][:most]
+            if soonest and soonest[0].seen == WINDOW and len(keys) < most:
+                walked = (await session.execute(NEXT_KEYS, {"after": self._walked_to, "steps": STEPS})).all()
+                self._walked_to = walked[-1].key if len(walked) == STEPS else ""
+                keys += [row.key for row in walked if row.due and row.key not in busy and row.key not in keys]
+        return keys[:most]
+
+    async def process(self, keys: Sequence[str]) -> batch.Outcome:
+        """Apply the due events of many keys at once; see `batch.process`."""
+        return await batch.process(self.sessions, self.provider, keys)
 
     async def measure_backlog(self) -> None:
         """Set the gauge; counting stops at ten thousand, where the exact number no longer matters."""
@@ -96,7 +116,7 @@ class Inbox:
     async def _round(self, key: str, also: set[Ref]) -> tuple[int, set[Ref]]:
         async with self.sessions.begin() as session:
             waiting = await _due_events(session, key)
-            events = {row.id: _read(self.provider, row) for row in waiting}
+            events = {row.id: batch.read(self.provider, row.payload) for row in waiting}
             readable = [event for event in events.values() if isinstance(event, Event)]
             fetches = await event_effects.plan(session, readable, also=also)
         # Stripe is asked outside any transaction. Two workers may both ask; each answer is applied only if the row
@@ -105,8 +125,11 @@ class Inbox:
         missing = set[Ref]()
         settled = 0
         async with self.sessions.begin() as session:
-            if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(key)))):
-                return 0, set()  # somebody else is writing this customer's rows; the events stay due
+            # The customers of what was fetched too: a thin event's key is not its customer's.
+            for number in sorted({key} | event_effects.owners(fetches), key=lambda owner: owner != key):
+                if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(number)))):
+                    customer_locks_busy.inc()
+                    return 0, set()  # somebody else is writing this customer's rows; the events stay due
             still = set(
                 await session.scalars(
                     select(StripeEvent.id)
@@ -185,13 +208,6 @@ async def _due_events(session: AsyncSession, key: str) -> Sequence[StripeEvent]:
         .limit(BATCH)
     )
     return found.all()
-
-
-def _read(provider: BillingProvider, row: StripeEvent) -> Event | Exception:
-    try:
-        return provider.parse_event(json.loads(row.payload or ""))
-    except (ValueError, RecursionError) as error:
-        return error
 
 
 async def _finish(session: AsyncSession, row: StripeEvent) -> None:

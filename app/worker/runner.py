@@ -1,7 +1,7 @@
 """The loops around the services: stored events as they come, housekeeping now and then."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -14,15 +14,17 @@ from app.db import Sessions, async_url
 from app.provider.protocol import BillingProvider
 from app.services.receiver import WAKE_CHANNEL
 from app.settings import Settings
+from app.worker.batch import KEYS, Outcome
 from app.worker.housekeeping import keep_house
-from app.worker.inbox import BATCH, Inbox
+from app.worker.inbox import BATCH, BUSY_SECONDS, Inbox
 
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_SECONDS = 600.0
 BACKLOG_SECONDS = 10.0
 SHUTDOWN_SECONDS = 10.0
-AWAY = (SQLAlchemyError, OSError, TimeoutError)
+MOST_WAITING = 1000  # customers that batches left; more are found again when these are done
+AWAY = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What the database's absence looks like. It is waited out: nothing that matters is in memory."""
 
 
@@ -50,8 +52,9 @@ async def run(
 
 
 async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_seconds: float) -> None:
+    """Batches, as long as anything is due; beside them, one at a time, the customers that batches leave."""
     running: dict[str, asyncio.Task[None]] = {}
-    last = ""
+    waiting: dict[str, None] = {}  # in the order they came
 
     def forget(key: str, _task: asyncio.Task[None]) -> None:
         running.pop(key, None)
@@ -60,14 +63,20 @@ async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_se
     try:
         while True:
             wake.clear()
-            room = concurrency - len(running)
-            due = await _due_keys(inbox, most=concurrency * 4, after=last) if room else []
-            for key in [key for key in due if key not in running][:room]:
-                last = key
+            pause = poll_seconds
+            if len(waiting) < MOST_WAITING:
+                found, outcome = await _batch(inbox, busy=running.keys() | waiting.keys())
+                waiting |= dict.fromkeys(outcome.left)
+                # Somebody else's customers are looked at again a little later, all others' next events at once.
+                if found:
+                    pause = BUSY_SECONDS if len(outcome.busy) == found else 0
+            while waiting and len(running) < concurrency:
+                key = next(iter(waiting))
+                del waiting[key]
                 running[key] = asyncio.create_task(_work(inbox, key))
                 running[key].add_done_callback(partial(forget, key))
             with suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), timeout=poll_seconds)
+                await asyncio.wait_for(wake.wait(), timeout=pause)
     finally:
         if running:
             _, late = await asyncio.wait(running.values(), timeout=SHUTDOWN_SECONDS)
@@ -75,12 +84,17 @@ async def _dispatch(inbox: Inbox, wake: asyncio.Event, concurrency: int, poll_se
                 task.cancel()
 
 
-async def _due_keys(inbox: Inbox, *, most: int, after: str) -> list[str]:
+async def _batch(inbox: Inbox, *, busy: Collection[str]) -> tuple[int, Outcome]:
+    """How many keys had something due, and what became of them."""
     try:
-        return await inbox.due_keys(most=most, after=after)
+        keys = await inbox.due_keys(most=KEYS, busy=busy)
+        return len(keys), await inbox.process(keys) if keys else Outcome([], [])
     except AWAY as error:
         log.warning("inbox_database_away", error=type(error).__name__)
-        return []
+    except Exception:
+        # The events stay pending; a bug met here must not end the loop.
+        log.exception("inbox_failed")
+    return 0, Outcome([], [])
 
 
 async def _work(inbox: Inbox, key: str) -> None:

@@ -104,10 +104,12 @@ def upgrade() -> None:
     op.create_index("ix_reconcile_differences_run_id_id", "reconcile_differences", ["run_id", "id"], unique=False)
     op.alter_column("stripe_events", "payload", existing_type=sa.Text(), nullable=True)
     op.drop_index(op.f("ix_stripe_events_status_id"), table_name="stripe_events")
+    op.drop_constraint(op.f("uq_stripe_events_account_event_id"), "stripe_events")
+    op.create_unique_constraint(op.f("uq_stripe_events_event_id_account"), "stripe_events", ["event_id", "account"])
     op.create_index(
         "ix_stripe_events_due_at",
         "stripe_events",
-        ["next_attempt_at"],
+        ["next_attempt_at", "key"],
         unique=False,
         postgresql_where=sa.text("status = 'pending'"),
     )
@@ -152,6 +154,8 @@ def downgrade() -> None:
         postgresql_where=sa.text("payload IS NOT NULL AND status IN ('processed', 'ignored')"),
     )
     op.drop_index("ix_stripe_events_due_at", table_name="stripe_events", postgresql_where=sa.text("status = 'pending'"))
+    op.drop_constraint(op.f("uq_stripe_events_event_id_account"), "stripe_events")
+    op.create_unique_constraint(op.f("uq_stripe_events_account_event_id"), "stripe_events", ["account", "event_id"])
     op.create_index(op.f("ix_stripe_events_status_id"), "stripe_events", ["status", "id"], unique=False)
     op.alter_column("stripe_events", "payload", existing_type=sa.Text(), nullable=False)
     op.drop_index("ix_reconcile_differences_run_id_id", table_name="reconcile_differences")

@@ -88,10 +88,13 @@ async def tell_story(account: Account) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("seconds", [(0, 10, 20, 30), (0, 0, 0, 0)], ids=["apart", "same second"])
+@pytest.mark.parametrize("alone", [False, True], ids=["in batches", "alone"])
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=lambda order: "".join(map(str, order)))
 async def test_every_order_of_a_story_ends_the_same(
-    account: Account, order: tuple[int, ...], seconds: tuple[int, ...]
+    account: Account, order: tuple[int, ...], seconds: tuple[int, ...], *, alone: bool
 ) -> None:
+    if alone:
+        account.process = account.process_alone
     story = await tell_story(account)
     start = int(time.time()) - 100
     for event, second in zip(story, seconds, strict=True):

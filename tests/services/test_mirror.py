@@ -59,8 +59,16 @@ async def test_of_many_writers_at_once_each_revision_has_one(sessions: Sessions)
 
 
 async def test_many_first_sights_at_once_make_one_row(sessions: Sessions) -> None:
-    wins = await asyncio.gather(*(sync(sessions, ADA, AsOf(at=10)) for _ in range(10)))
-    assert sum(wins) == 1
+    known = await asyncio.gather(*(sync(sessions, ADA, AsOf(at=10)) for _ in range(10)))
+    assert all(known)
+    assert (await row(sessions)).revision == 1
+
+
+async def test_old_news_that_says_what_is_known_changes_nothing_and_needs_no_fetch(sessions: Sessions) -> None:
+    await sync(sessions, ADA, AsOf(at=10))
+    assert await sync(sessions, ADA, AsOf(at=9))
+    assert not await sync(sessions, replace(ADA, name="another"), AsOf(at=10))
+    assert ((await row(sessions)).revision, (await row(sessions)).synced_at) == (1, 10)
 
 
 async def test_a_tombstone_is_not_revived_by_old_news(sessions: Sessions) -> None:
