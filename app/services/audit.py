@@ -109,12 +109,14 @@ def sealed(entries: Sequence[Entry], heads: Mapping[int, tuple[int, bytes]]) -> 
 def seal(row: Mapping[str, Any]) -> bytes:
     """SHA-256 over the previous hash and every field of the row, in a form that survives storage unchanged."""
     fields = {name: value for name, value in row.items() if name not in {"id", "hash", "prev_hash"}}
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
-    return hashlib.sha256(row["prev_hash"] + text.encode()).digest()
+    return hashlib.sha256(row["prev_hash"] + _JSON.encode(fields).encode()).digest()
 
 
 def _plain(value: Any) -> str:
     return str(value.timestamp()) if hasattr(value, "timestamp") else str(value)
+
+
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)
 
 
 async def first_broken(session: AsyncSession, *, batch: int = 1000) -> tuple[int, int] | None:

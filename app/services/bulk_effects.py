@@ -1,18 +1,18 @@
 """Events of many customers at once: rows read together, changes decided in memory, everything written together.
 
 Only what needs no thought is done here: payloads that are newer than their rows, and those that bring no news. What
-needs Stripe to be asked, or a customer to be made, is left for `event_effects` to do one customer at a time.
+needs Stripe to be asked, or is about more than one customer, is left for `event_effects` to do one customer at a time.
 """
 
 import asyncio
-from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app.models.mirror import Mirrored
-from app.provider.protocol import Customer, Event, Invoice, Subscription
+from app.provider.protocol import Customer, Event, Invoice, MirroredObject, Subscription
 from app.services import bulk_rows, customers, mirror
-from app.services.event_effects import KINDS, Ref, ref_of, requirements
+from app.services.event_effects import KINDS, Kind, Ref, ref_of, requirements
 from app.services.mirror import AsOf, Change, Origin, Row
 
 BREATH = 8  # keys decided between two looks at the event loop, so that requests are not kept waiting
@@ -24,15 +24,14 @@ async def apply(connection: Any, events: Mapping[str, Sequence[Event]]) -> set[s
     The caller holds the lock of every key. Answers the keys whose events are all applied; of the others nothing is
     written. Raises bulk_rows.OvertakenError, or what Postgres says, and then the transaction must be rolled back.
     """
-    rows = await _read(connection, [event for several in events.values() for event in several])
-    plans = await _plans(connection, [event for several in events.values() for event in several])
+    known = await _read(connection, [event for several in events.values() for event in several])
     done: set[str] = set()
     touched: dict[tuple[type[Mirrored], str], str] = {}
     changes: list[Change] = []
     for count, (key, several) in enumerate(events.items(), 1):
         if count % BREATH == 0:
             await asyncio.sleep(0)
-        decided = _decide(several, rows, plans)
+        decided = _decide(several, known)
         # Two keys with one object are so rare that the second may wait for its turn alone.
         if decided is None or any(touched.get(_place(change), key) != key for change in decided):
             continue
@@ -47,58 +46,84 @@ def _place(change: Change) -> tuple[type[Mirrored], str]:
     return change.model, change.new["stripe_id"]
 
 
-async def _read(connection: Any, events: Iterable[Event]) -> dict[Ref, Row]:
-    """Every row the events are about, or need."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is stored: rows, the plans of prices, and which of the users that customers claim have one already."""
+
+    rows: Mapping[Ref, Row]
+    plans: Mapping[str, str]
+    taken: set[str]
+
+
+async def _read(connection: Any, events: Sequence[Event]) -> _Known:
+    """Everything that deciding about the events takes."""
     wanted: dict[str, set[str]] = {}
     for event in events:
         for ref in (ref_of(event), *requirements(event)):
             if ref is not None:
                 wanted.setdefault(ref[0], set()).add(ref[1])
-    return {
+    rows = {
         (kind, stripe_id): row
         for kind, ids in wanted.items()
         for stripe_id, row in (await bulk_rows.find(connection, KINDS[kind].model, list(ids))).items()
     }
+    objects = [event.object for event in events]
+    prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
+    sql = "SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1)"
+    plans = {row["stripe_id"]: row["plan"] for row in await connection.fetch(sql, list(prices))} if prices else {}
+    people = [shown for shown in objects if isinstance(shown, Customer)]
+    claims = {claim for person in people if (claim := customers.claim_of(rows.get(("customer", person.id)), person))}
+    sql = "SELECT user_id FROM customers WHERE user_id = ANY($1) AND NOT deleted"
+    taken = {row["user_id"] for row in await connection.fetch(sql, list(claims))} if claims else set()
+    return _Known(rows, plans, taken)
 
 
-async def _plans(connection: Any, events: Iterable[Event]) -> dict[str, str]:
-    prices = {
-        item.price.id for event in events if isinstance(event.object, Subscription) for item in event.object.items
-    }
-    if not prices:
-        return {}
-    found = await connection.fetch("SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1)", list(prices))
-    return {row["stripe_id"]: row["plan"] for row in found}
-
-
-def _decide(events: Sequence[Event], stored: Mapping[Ref, Row], plans: Mapping[str, str]) -> list[Change] | None:
+def _decide(events: Sequence[Event], known: _Known) -> list[Change] | None:
     """The changes one key's events make, in their order; None when they need more than our rows to judge."""
-    rows: ChainMap[Ref, Row] = ChainMap({}, stored)  # type: ignore[arg-type]  # only the first map is ever written
+    written: dict[Ref, Row] = {}
+
+    def find(ref: Ref) -> Row | None:
+        return written.get(ref) or known.rows.get(ref)
+
     changes: list[Change] = []
     for event in events:
         ref = ref_of(event)
-        if ref is None or event.object is None or any(needed not in rows for needed in requirements(event)):
+        if ref is None or event.object is None or not all(map(find, requirements(event))):
             return None
-        row, known, customer_id = rows.get(ref), True, None
-        if isinstance(event.object, Customer):
-            known = row is not None and customers.is_settled(row, event.object)
-        elif event.object.customer is not None:
-            known = (owner := ("customer", event.object.customer)) in rows
-            customer_id = rows[owner]["id"] if known else None
-        else:
-            known = not isinstance(event.object, Invoice)
-        if not known:
-            return None
+        row = find(ref)
         kind = KINDS[ref[0]]
-        values = kind.columns(event.object, customer_id, plans)
-        new = mirror.next_row(kind.model, ref[1], row, values, as_of=AsOf(at=event.created))
+        model = kind.model
+        values = _values(kind, event.object, row, known, find)
+        if values is None:
+            return None
+        new = mirror.next_row(model, ref[1], row, values, as_of=AsOf(at=event.created))
         if new is not None:
             origin = Origin(actor="stripe", stripe_event_id=event.id)
-            changes.append(Change(model=kind.model, old=row, new=new, origin=origin))
-            rows[ref] = new
+            changes.append(Change(model=model, old=row, new=new, origin=origin))
+            written[ref] = new
         elif not mirror.shows(row, values):
             return None
     return changes
+
+
+def _values(
+    kind: Kind, shown: MirroredObject, row: Row | None, known: _Known, find: Callable[[Ref], Row | None]
+) -> dict[str, Any] | None:
+    """What the row is to say; None when its customer, or a customer's user, needs a closer look."""
+    if isinstance(shown, Customer):
+        if shown.deleted or (row is not None and row["deleted"]):
+            return None  # another customer may have to take its place
+        values = customers.columns(shown)
+        if (claim := customers.claim_of(row, shown)) is not None:
+            if claim in known.taken:
+                return None
+            known.taken.add(claim)
+            values["user_id"] = claim
+        return values
+    owner = None if shown.customer is None else find(("customer", shown.customer))
+    if owner is None and (shown.customer is not None or isinstance(shown, Invoice)):
+        return None
+    return kind.columns(shown, owner and owner["id"], known.plans)
 
 
 async def _write(connection: Any, changes: Sequence[Change]) -> None:

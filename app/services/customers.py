@@ -113,7 +113,7 @@ async def sync(
     row = await mirror.find_row(session, models.Customer, customer.id)
     stub = customer.deleted and as_of.revision is not None  # what a fetch of a deleted customer shows: its id alone
     values: dict[str, Any] = {"deleted": True} if stub else columns(customer)
-    if (row is None or row["user_id"] is None) and (user_id := customer.metadata.get(USER_METADATA)):
+    if user_id := claim_of(row, customer):
         holder = None if customer.deleted else await find_for_user(session, user_id)
         if holder is None:
             values["user_id"] = user_id
@@ -146,10 +146,9 @@ def columns(customer: Customer) -> dict[str, Any]:
     }
 
 
-def is_settled(row: Mapping[str, Any], customer: Customer) -> bool:
-    """Whether news of this customer is about nobody else: no user to claim, or to hand over to another customer."""
-    claims = row["user_id"] is None and USER_METADATA in customer.metadata
-    return not (claims or customer.deleted or row["deleted"])
+def claim_of(row: Mapping[str, Any] | None, customer: Customer) -> str | None:
+    """The user whose customer this says it is, while that is open."""
+    return customer.metadata.get(USER_METADATA) if row is None or row["user_id"] is None else None
 
 
 async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> None:

@@ -8,6 +8,7 @@ from billing import Account
 from sqlalchemy import bindparam, func, select, text, update
 
 from app import models
+from app.sandbox.resources.customers import delete as delete_customer
 from app.services import audit
 from app.services.customers import Buyer, lock_number
 from app.worker import batch
@@ -159,3 +160,30 @@ async def test_a_batch_is_bounded_in_bytes(account: Account) -> None:
     assert 0 < len(done) < len(events)
     await account.process()
     assert set((await statuses(account)).values()) == {"processed"}
+
+
+async def test_new_customers_come_in_batches_too_but_two_of_one_user_are_looked_at_closely(account: Account) -> None:
+    for number, user in enumerate(("ada", "grace", "ada")):
+        await account.provider.create_customer(
+            email=None, name=None, metadata={"user_id": user}, idempotency_key=f"key-{number}"
+        )
+    events = account.events("customer.created")
+    keys = await receive(account, events)
+    outcome = await account.inbox.process(keys)
+    assert len(outcome.left) == 1
+    rows = await account.all(models.Customer)
+    assert sorted(row.user_id for row in rows) == ["ada", "grace"]
+    await account.process()
+    assert sorted(str(row.user_id) for row in await account.all(models.Customer)) == ["None", "ada", "grace"]
+
+
+async def test_a_deleted_customer_is_looked_at_closely(account: Account) -> None:
+    await account.buy(plan="pro")
+    [customer] = account.sandbox.rows("customer")
+    with account.sandbox.changing():
+        delete_customer(account.sandbox, {}, customer["id"])
+    await receive(account, account.events("customer.deleted"))
+    outcome = await account.inbox.process([customer["id"]])
+    assert outcome.left == [customer["id"]]
+    await account.process()
+    assert [row.deleted for row in await account.all(models.Customer)] == [True]
