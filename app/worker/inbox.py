@@ -126,8 +126,8 @@ class Inbox:
         settled = 0
         async with self.sessions.begin() as session:
             # The customers of what was fetched too: a thin event's key is not its customer's.
-            for number in sorted({key} | event_effects.owners(fetches), key=lambda owner: owner != key):
-                if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(number)))):
+            for owner in {key} | event_effects.owners(fetches):
+                if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock_number(owner)))):
                     customer_locks_busy.inc()
                     return 0, set()  # somebody else is writing this customer's rows; the events stay due
             still = set(
