@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 from sqlalchemy import BigInteger, DateTime, MetaData, Text, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -35,6 +37,9 @@ class Base(DeclarativeBase):
 
 Sessions = async_sessionmaker[AsyncSession]
 
+AWAY = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""What the database's absence looks like. Loops wait it out: nothing that matters is in memory."""
+
 
 def async_url(url: str) -> URL:
     """`url` in any spelling people use for Postgres, for the asyncpg driver."""
@@ -44,12 +49,12 @@ def async_url(url: str) -> URL:
     return parsed
 
 
-def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False) -> AsyncEngine:
+def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False, statement_seconds: float = 30) -> AsyncEngine:
     """A lazy engine: nothing connects until the first query.
 
-    Every statement is bounded (30 s on the server, 10 s to connect) so that no request can wait for ever.
+    Every statement is bounded by `statement_seconds` (and connecting by 10 s) so that no request can wait for ever.
     """
-    connect_args: dict[str, Any] = {"timeout": 10, "command_timeout": 30}
+    connect_args: dict[str, Any] = {"timeout": 10, "command_timeout": statement_seconds}
     if pgbouncer:
         # In transaction mode a prepared statement may meet another server connection: unnamed ones can't clash.
         connect_args |= {

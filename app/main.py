@@ -1,7 +1,7 @@
 """The service: what a process holds while it lives, the order of its middleware, and its routes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from app.api import (
     payment_methods,
     portal,
     problems,
+    reconcile,
     subscriptions,
-    webhooks,
+    timeline,
 )
 from app.api.access_log import AccessLogMiddleware
+from app.api.api_calls import ApiCallsMiddleware
 from app.api.body_limit import BodyLimitMiddleware
 from app.api.cors import OriginsMiddleware
 from app.api.deps import State, check_parameters
@@ -38,16 +40,21 @@ from app.api.openapi import BillhookAPI
 from app.api.problems import ProblemsMiddleware
 from app.api.ratelimit import RateLimitMiddleware, create_limiter
 from app.api.request_id import RequestIdMiddleware
+from app.api.webhooks import WebhookEndpoint
+from app.api.webhooks import paths as webhook_paths
 from app.db import create_engine, create_sessions
 from app.migrate import outdated_revisions
+from app.observability import LineLog
 from app.provider.protocol import BillingProvider
 from app.provider.stripe import StripeProvider
 from app.redis import create_redis
 from app.services.catalog import load
 from app.services.jwks import Jwks
+from app.services.receiver import STORE_SECONDS, Receiver
 from app.settings import Settings
 from app.web import storefront
 from app.worker import runner
+from app.worker.provider import background_provider
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +63,10 @@ STATIC = "/static"
 MAX_BODY_BYTES = 64 * 1024
 RESTART_SECONDS = 1.0
 
-ROUTERS = (catalog, checkout, portal, subscriptions, entitlements, payment_methods, invoices, events, audit)
+ROUTERS = (
+    *(catalog, checkout, portal, subscriptions, entitlements, payment_methods, invoices),
+    *(events, timeline, audit, reconcile),
+)
 
 
 def create_app(
@@ -64,11 +74,12 @@ def create_app(
     *,
     provider: BillingProvider | None = None,
     identity_transport: httpx.AsyncBaseTransport | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The application; nothing is opened before its lifespan begins.
 
     `provider` stands in for the Stripe of `settings` and is closed by its owner; `identity_transport` carries the
-    requests to the identity provider.
+    requests to the identity provider; `ready` is called when everything is open, before the first request.
     """
 
     @asynccontextmanager
@@ -76,11 +87,17 @@ def create_app(
         async with AsyncExitStack() as stack:
             state = await _open(stack, settings, provider, identity_transport)
             if settings.worker_in_serve:
-                await stack.enter_async_context(_working(state))
+                unhurried = background_provider(settings, state["redis"])
+                working = _working(state, await stack.enter_async_context(unhurried) if provider is None else provider)
+                await stack.enter_async_context(working)
+            if ready is not None:
+                ready()
             yield state
 
+    line_log = LineLog(level=settings.log_level, fmt=settings.log_format)
     app = BillhookAPI(
         api_prefix=settings.api_prefix,
+        webhooks={path: WebhookEndpoint(path, line_log) for path in webhook_paths(settings.api_prefix)},
         lifespan=lifespan,
         middleware=_middleware(settings),
         # A redirect to the same path without its slash would hide a mistake, and lose the body on the way.
@@ -94,8 +111,6 @@ def create_app(
     app.include_router(api)
     app.include_router(health.router)
     app.include_router(docs.router)
-    for path in webhooks.paths(settings.api_prefix):
-        app.add_route(path, webhooks.receive_webhook, methods=["POST"], include_in_schema=False)
     if settings.sandboxed:
         app.include_router(storefront.router)
     app.mount(STATIC, StaticFiles(directory=HERE / "web" / "static"))
@@ -104,24 +119,22 @@ def create_app(
 
 def _middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. What lies outside of the problems' must not fail; what lies inside may simply raise."""
-    webhook_paths = frozenset(webhooks.paths(settings.api_prefix))
-    own_limits = dict.fromkeys(webhook_paths, webhooks.MAX_BODY_BYTES)
     prefix = settings.api_prefix
     return [
         Middleware(RequestIdMiddleware),
         Middleware(AccessLogMiddleware),
         Middleware(SecurityHeadersMiddleware, cacheable=STATIC + "/"),
         Middleware(OriginsMiddleware, origins=settings.cors_origins),
+        Middleware(ApiCallsMiddleware),
         Middleware(ProblemsMiddleware),
-        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, by_path=own_limits),
+        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES),
         Middleware(
             RateLimitMiddleware,
             prefix=prefix,
-            exempt=webhook_paths,
             per_minute=settings.rate_limit_per_minute,
             per_minute_for_keys=settings.rate_limit_per_minute_for_keys,
         ),
-        Middleware(IdempotencyMiddleware, prefix=prefix, exempt=webhook_paths),
+        Middleware(IdempotencyMiddleware, prefix=prefix),
     ]
 
 
@@ -141,6 +154,7 @@ async def _open(
     redis = create_redis(settings.redis_url.get_secret_value())
     stack.push_async_callback(redis.aclose)
     provider = await stack.enter_async_context(_stripe(settings)) if given is None else given
+    receiver = await stack.enter_async_context(_receiving(settings, provider))
     jwks = None
     if settings.jwt_jwks_url is not None:
         http = await stack.enter_async_context(httpx.AsyncClient(transport=identity_transport))
@@ -150,11 +164,35 @@ async def _open(
         sessions=create_sessions(engine),
         redis=redis,
         provider=provider,
+        receiver=receiver,
         catalog=load(settings.plans_file),
         jwks=jwks,
         limiter=create_limiter(redis),
         outdated_schemas=outdated_revisions(),
     )
+
+
+@asynccontextmanager
+async def _receiving(settings: Settings, provider: BillingProvider) -> AsyncIterator[Receiver]:
+    """The receiver on an engine of its own: requests can't take its connection away, nor it theirs."""
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=1,
+        pgbouncer=settings.database_pgbouncer,
+        statement_seconds=STORE_SECONDS,
+    )
+    receiver = Receiver(
+        engine,
+        verifier=provider,
+        secrets=[secret.get_secret_value() for secret in settings.stripe_webhook_secrets],
+        livemode=settings.livemode,
+        pgbouncer=settings.database_pgbouncer,
+    )
+    try:
+        yield receiver
+    finally:
+        await receiver.aclose()
+        await engine.dispose()
 
 
 @asynccontextmanager
@@ -166,7 +204,7 @@ async def _stripe(settings: Settings) -> AsyncIterator[BillingProvider]:
 
 
 @asynccontextmanager
-async def _working(state: State) -> AsyncIterator[None]:
+async def _working(state: State, provider: BillingProvider) -> AsyncIterator[None]:
     """The worker beside the API, until the end; a bug in it must not leave events lying unseen."""
     stop = asyncio.Event()
 
@@ -177,7 +215,7 @@ async def _working(state: State) -> AsyncIterator[None]:
                     state["settings"],
                     sessions=state["sessions"],
                     redis=state["redis"],
-                    provider=state["provider"],
+                    provider=provider,
                     stop=stop,
                 )
             except Exception:

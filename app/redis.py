@@ -1,10 +1,10 @@
-"""Redis as an accelerator: locks and known-event markers that may vanish at any moment without harm.
+"""Redis as an accelerator: locks that may vanish at any moment without harm.
 
 Every function answers as if Redis were empty when it is away; correctness lives in Postgres.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -14,9 +14,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 
+from app.observability import lock_wait_seconds, lock_waits
+
 log = structlog.get_logger(__name__)
 
-SEEN_SECONDS = 30 * 24 * 3600  # Stripe's dashboard and CLI can resend an event for thirty days
 LOCK_SECONDS = 15.0
 
 
@@ -27,23 +28,6 @@ def create_redis(url: str) -> "Redis":
     )
 
 
-async def is_seen(redis: "Redis", event_key: str) -> bool:
-    """Whether `event_key` is known to be stored. False also means "ask Postgres"."""
-    try:
-        return bool(await redis.exists(f"billhook:seen:{event_key}"))
-    except (RedisError, OSError, TimeoutError):
-        return False
-
-
-async def mark_seen(redis: "Redis", event_keys: Sequence[str]) -> None:
-    """Remember events. Call only after the transaction that stored them has committed."""
-    with suppress(RedisError, OSError, TimeoutError):
-        async with redis.pipeline(transaction=False) as pipe:
-            for key in event_keys:
-                pipe.set(f"billhook:seen:{key}", "1", ex=SEEN_SECONDS)
-            await pipe.execute()
-
-
 @asynccontextmanager
 async def courtesy_lock(redis: "Redis", name: str, *, wait: float) -> AsyncIterator[bool]:
     """Try for `wait` seconds to be the only one working on `name`; yields whether we are.
@@ -52,9 +36,7 @@ async def courtesy_lock(redis: "Redis", name: str, *, wait: float) -> AsyncItera
     life; it is released only by the token that took it (compare and delete, in redis-py's script).
     """
     lock = Lock(redis, f"billhook:lock:{name}", timeout=LOCK_SECONDS, blocking_timeout=wait, thread_local=False)
-    held = False
-    with suppress(RedisError, OSError, TimeoutError):
-        held = bool(await lock.acquire())
+    held = await _acquire(lock, kind=name.partition(":")[0])
     keeper = asyncio.create_task(_extend(lock)) if held else None
     try:
         yield held
@@ -65,6 +47,18 @@ async def courtesy_lock(redis: "Redis", name: str, *, wait: float) -> AsyncItera
                 await keeper
             with suppress(LockError, RedisError, OSError, TimeoutError):
                 await lock.release()
+
+
+async def _acquire(lock: Lock, *, kind: str) -> bool:
+    outcome = "away"
+    with suppress(RedisError, OSError, TimeoutError):
+        if await lock.acquire(blocking=False):
+            outcome = "acquired"
+        else:
+            with lock_wait_seconds.labels(kind).time():
+                outcome = "waited" if await lock.acquire() else "timed_out"
+    lock_waits.labels(kind, outcome).inc()
+    return outcome in {"acquired", "waited"}
 
 
 async def _extend(lock: Lock) -> None:

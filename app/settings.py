@@ -32,7 +32,12 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         description="Postgres 15 or newer, e.g. postgresql://user:password@host/billhook",
     )
-    database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections each process keeps to Postgres")
+    database_pool_size: int = Field(
+        default=10,
+        ge=1,
+        le=200,
+        description="Connections each process keeps to Postgres, besides one to store events and one to hear of them",
+    )
     database_pgbouncer: bool = Field(
         default=False, description="True behind PgBouncer in transaction mode: no prepared statements, no LISTEN"
     )
@@ -44,6 +49,14 @@ class Settings(BaseSettings):
     )
     stripe_api_base: str | None = Field(
         default=None, description="Where Stripe's API is reached; set it for the Billhook sandbox, leave it for Stripe"
+    )
+
+    stripe_background_requests_per_second: int = Field(
+        default=20,
+        ge=1,
+        le=100,
+        description="Requests to Stripe that workers, reconcile and sync together make in a second; Stripe takes 25 in"
+        " test mode, 100 in live mode, and 25 per endpoint",
     )
 
     jwt_jwks_url: str | None = Field(default=None, description="JWKS of the identity provider that signs user tokens")
@@ -89,7 +102,25 @@ class Settings(BaseSettings):
     worker_poll_seconds: float = Field(
         default=2.0, gt=0, le=60, description="How often to look for due events when nothing has woken the worker"
     )
+    worker_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port where `billhook worker` serves its metrics, to anyone; none if empty",
+    )
     event_max_attempts: int = Field(default=12, ge=1, le=50, description="Tries before an event is set aside as dead")
+    event_payload_days: int = Field(
+        default=90, ge=30, description="Days after which the payload of an applied or ignored event is emptied"
+    )
+    reconcile_hours: int = Field(
+        default=24, ge=0, le=24 * 30, description="Hours between two comparisons of everything with Stripe; 0 for never"
+    )
+    reconcile_repair: bool = Field(
+        default=True, description="Whether the scheduled comparison also mends what it finds"
+    )
+    reconcile_events_minutes: int = Field(
+        default=15, ge=0, le=24 * 60, description="Minutes between two looks for webhooks that never came; 0 for never"
+    )
 
     @field_validator(
         "stripe_webhook_secrets", "jwt_algorithms", "redirect_origins", "cors_origins", "trusted_proxies", mode="before"

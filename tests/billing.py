@@ -1,6 +1,7 @@
 """Histories at the sandbox, and our side of them: what buyers and Stripe do in tests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,10 +16,11 @@ from app.sandbox import checkout as hosted
 from app.sandbox.cards import Card
 from app.sandbox.sandbox import Sandbox
 from app.services import catalog as catalogs
-from app.services import checkout, receiver
+from app.services import checkout
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
 from app.services.mirror import Origin
+from app.services.receiver import Receipt, Receiver
 from app.worker.inbox import Inbox
 
 SECRET = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0"
@@ -42,6 +44,8 @@ class Account:
         self.provider = provider
         self.sandbox = sandbox
         self.plans = plans
+        self._receiver: Receiver | None = None
+        self._deliveries = 0
         self.inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=12)
 
     async def apply_plans(self) -> list[catalogs.Change]:
@@ -72,17 +76,26 @@ class Account:
         shown = [self.sandbox.shown(row) for row in self.sandbox.rows("event")]
         return [event for event in shown if not types or event["type"] in types]
 
-    async def deliver(self, event: Mapping[str, Any]) -> receiver.Receipt:
+    async def deliver(self, event: Mapping[str, Any]) -> Receipt:
         payload = body(event)
-        return await receiver.receive(
-            payload,
-            sign(payload, SECRET),
-            sessions=self.sessions,
-            redis=self.redis,
-            verifier=self.provider,
-            secrets=[SECRET],
-            livemode=False,
-        )
+        async with self.receiving() as receiver:
+            return await receiver.receive(payload, sign(payload, SECRET))
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[Receiver]:
+        """The receiver, shared by those who deliver at the same time; closed after the last of them."""
+        self._deliveries += 1
+        if self._receiver is None:
+            self._receiver = Receiver(
+                self.sessions.kw["bind"], verifier=self.provider, secrets=["whsec_other", SECRET], livemode=False
+            )
+        try:
+            yield self._receiver
+        finally:
+            self._deliveries -= 1
+            if not self._deliveries:
+                receiver, self._receiver = self._receiver, None
+                await receiver.aclose()
 
     async def process(self) -> None:
         """Apply everything that is due, as a worker does: in batches, and alone what these leave."""

@@ -128,7 +128,7 @@ def test_the_other_verbs_work_beside_it(tmp_path: Path) -> None:
         key = told("keys", "create", "--scope", "billing:read")
         asked = httpx.get(f"{dev['api_url']}/entitlements?user_id=somebody", headers={"Authorization": f"Bearer {key}"})
         assert asked.status_code == 200
-        assert told("audit", "verify") == "The audit log is whole."
+        assert told("audit", "verify").endswith("The audit log is whole.")
     assert "DATABASE_URL: Field required" in told("keys", "list")
     assert not (tmp_path / ".dev" / "dev.json").exists()
 

@@ -20,7 +20,6 @@ TRANSACTION_OWNERS = {
     "api/idempotency.py",
     "services/receiver.py",
     "worker/inbox.py",
-    "worker/housekeeping.py",
 }
 
 

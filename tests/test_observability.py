@@ -1,5 +1,6 @@
 """Logs say what happened and never what must stay secret."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observability import REDACTED, configure_logging, redact
+from app.observability import REDACTED, LineLog, configure_logging, redact
 
 SECRETS = [
     "sk_test_51Hxyz",
@@ -80,3 +81,16 @@ def test_a_line_is_one_json_object_for_our_own_and_for_libraries(capsys: pytest.
     assert lines[0]["timestamp"].endswith("Z")
     assert "ValueError" in lines[2]["exception"]
     assert not any(secret in json.dumps(lines) for secret in ("ada@example.com", "sk_test_123456", "whsec_abcdef"))
+
+
+async def test_a_line_written_in_haste_looks_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    LineLog(level="info", fmt="json").info("it_happened", id="evt_\n\u00e9", status=200)
+    LineLog(level="debug", fmt="console").info("it_happened", id="evt_1")
+    LineLog(level="warning", fmt="json").info("too_quiet")
+    await asyncio.sleep(0)
+    first, second = capsys.readouterr().out.splitlines()
+    line = json.loads(first)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "it_happened", "level": "info", "id": "evt_\n\u00e9", "status": 200}
+    assert "it_happened" in second
+    assert "evt_1" in second

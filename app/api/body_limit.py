@@ -1,27 +1,23 @@
 """Refuses bodies larger than any honest request, whether they announce their length or not."""
 
-from collections.abc import Mapping
-
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimitMiddleware:
-    """413 beyond `limit` bytes, or beyond the path's own limit in `by_path`."""
+    """413 beyond `limit` bytes."""
 
-    def __init__(self, app: ASGIApp, *, limit: int, by_path: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
         self._app = app
         self._limit = limit
-        self._by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._by_path.get(scope["path"], self._limit)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > limit:
+        if announced.isdecimal() and int(announced) > self._limit:
             raise HTTPException(413)
         received = 0
 
@@ -29,7 +25,7 @@ class BodyLimitMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > limit:
+            if received > self._limit:
                 raise HTTPException(413)
             return message
 

@@ -18,9 +18,11 @@ from app.provider.protocol import BillingProvider
 from app.services.catalog import Catalog
 from app.services.identity import Caller, Scope, ServiceKey, User
 from app.services.jwks import Jwks
+from app.services.receiver import Receiver
 from app.settings import Settings
 
 DERIVED_KEY = "billhook.derived_idempotency_key"  # where `idempotency` leaves it in the ASGI scope
+USER_MEANT = "billhook.user_id"  # where the ASGI scope says for whom something is to be changed
 
 
 class State(TypedDict):
@@ -30,6 +32,7 @@ class State(TypedDict):
     sessions: Sessions
     redis: Redis
     provider: BillingProvider
+    receiver: Receiver
     catalog: Catalog
     jwks: Jwks | None
     limiter: SlidingWindowCounterRateLimiter
@@ -129,8 +132,11 @@ UserIdQuery = Annotated[
 def user_with(scope: Scope) -> Callable[..., Awaitable[User]]:
     """A dependency: the user a call is about. Service keys need `scope`, and say whom they mean."""
 
-    async def get_user(caller: CallerDep, user_id: UserIdQuery = None) -> User:
-        return user_meant(caller, scope, user_id)
+    async def get_user(request: Request, caller: CallerDep, user_id: UserIdQuery = None) -> User:
+        user = user_meant(caller, scope, user_id)
+        if scope == "billing:write":
+            request.scope[USER_MEANT] = user.user_id
+        return user
 
     return get_user
 

@@ -9,6 +9,7 @@ _DEFAULTS = {
     # Right for JSON; pages bring their own.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+FOR_DATA = _DEFAULTS | {"Cache-Control": "no-store"}
 
 
 class SecurityHeadersMiddleware:
@@ -22,7 +23,7 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        defaults = _DEFAULTS if scope["path"].startswith(self._cacheable) else _DEFAULTS | {"Cache-Control": "no-store"}
+        defaults = _DEFAULTS if scope["path"].startswith(self._cacheable) else FOR_DATA
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

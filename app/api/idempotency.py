@@ -56,12 +56,11 @@ class Claim:
 
 
 class IdempotencyMiddleware:
-    """For writes below `prefix`, except the paths in `exempt`, by callers that could be verified."""
+    """For writes below `prefix` by callers that could be verified."""
 
-    def __init__(self, app: ASGIApp, *, prefix: str, exempt: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
         self._app = app
         self._prefix = prefix + "/"
-        self._exempt = exempt
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         keys = Headers(scope=scope).getlist("idempotency-key") if self._concerns(scope) else []
@@ -90,12 +89,7 @@ class IdempotencyMiddleware:
         await self._run(claim, scope, _repeating(body, receive), send)
 
     def _concerns(self, scope: Scope) -> bool:
-        return (
-            scope["type"] == "http"
-            and scope["method"] in METHODS
-            and scope["path"].startswith(self._prefix)
-            and scope["path"] not in self._exempt
-        )
+        return scope["type"] == "http" and scope["method"] in METHODS and scope["path"].startswith(self._prefix)
 
     async def _run(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request, and keep its answer before anybody sees it."""

@@ -1,15 +1,18 @@
 """The OpenAPI document: FastAPI's own, put right about errors, headers and the webhook."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
-from app.api import problems, webhooks
+from app.api import problems
 from app.api.health import VERSION
 from app.api.request_id import HEADER as REQUEST_ID
+from app.api.webhooks import describe
 
 SUMMARY = "The billing service between your SaaS and Stripe."
 DESCRIPTION = """\
@@ -65,10 +68,14 @@ _IDEMPOTENCY_KEY = {
 
 
 class BillhookAPI(FastAPI):
-    """FastAPI that describes itself as it really answers. Routes below `api_prefix` are limited and idempotent."""
+    """FastAPI that describes itself as it really answers. Routes below `api_prefix` are limited and idempotent.
 
-    def __init__(self, *, api_prefix: str, **options: Any) -> None:
+    What is posted to a path of `webhooks` goes straight there, past all middleware.
+    """
+
+    def __init__(self, *, api_prefix: str, webhooks: Mapping[str, ASGIApp], **options: Any) -> None:
         self._api_prefix = api_prefix
+        self._webhooks = webhooks
         super().__init__(
             title="Billhook",
             summary=SUMMARY,
@@ -82,14 +89,21 @@ class BillhookAPI(FastAPI):
             redoc_url=None,
             **options,
         )
+        for path, endpoint in webhooks.items():
+            self.router.routes.append(Route(path, endpoint, methods=["POST"], include_in_schema=False))
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        webhook = self._webhooks.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (webhook or super().__call__)(scope, receive, send)
 
     @override
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
-            for number, path in enumerate(webhooks.paths(self._api_prefix)):
+            for number, path in enumerate(self._webhooks):
                 operation_id = f"receive_webhook_{number}" if number else "receive_webhook"
-                document["paths"][path] = {"post": webhooks.describe(operation_id)}
+                document["paths"][path] = {"post": describe(operation_id)}
             _describe_components(document)
             for path, method, operation in _operations(document):
                 _describe(operation, method, limited=path.startswith(self._api_prefix))

@@ -38,20 +38,17 @@ class RateLimitMiddleware:
     Says what is left in the `RateLimit` fields of draft-ietf-httpapi-ratelimit-headers-11.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, prefix: str, exempt: frozenset[str], per_minute: int, per_minute_for_keys: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, prefix: str, per_minute: int, per_minute_for_keys: int) -> None:
         """A service key speaks for all of a product's users, and so may ask more often than one of them."""
         self._app = app
         self._prefix = prefix + "/"
-        self._exempt = exempt
         self._for_people: RateLimitItem = RateLimitItemPerMinute(per_minute)
         self._for_keys: RateLimitItem = RateLimitItemPerMinute(per_minute_for_keys)
         self._resume_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limited = scope["type"] == "http" and scope["path"].startswith(self._prefix)
-        if not limited or scope["path"] in self._exempt or time.monotonic() < self._resume_at:
+        if not limited or time.monotonic() < self._resume_at:
             await self._app(scope, receive, send)
             return
         caller = await _caller_key(scope)

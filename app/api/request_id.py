@@ -1,15 +1,23 @@
 """One id per request: in the answer, in every log line, and in what we say of an error."""
 
 import re
-from uuid import uuid4
+from secrets import token_hex
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-ID"
-_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_NAME = HEADER.lower().encode()
+_ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "billhook.request_id"
+
+
+def assign_request_id(scope: Scope) -> str:
+    """The caller's X-Request-ID where it is a harmless one, else a new one; from now on `request_id_of` this scope."""
+    given = dict(scope["headers"]).get(_NAME, b"")
+    request_id = scope[_SCOPE_KEY] = given.decode() if _ACCEPTED.fullmatch(given) else token_hex(16)
+    return request_id
 
 
 def request_id_of(scope: Scope) -> str:
@@ -18,7 +26,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 class RequestIdMiddleware:
-    """Takes the caller's X-Request-ID where it is a harmless one, else makes a new one."""
+    """Gives each request its id: to the answer, and to whatever is logged meanwhile."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,8 +35,7 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = scope[_SCOPE_KEY] = given if _ACCEPTED.fullmatch(given) else uuid4().hex
+        request_id = assign_request_id(scope)
 
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -15,6 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.cli.context import fail, in_transaction, load_settings, say, wrong_settings
+from app.cli.events import events
+from app.cli.reconcile import reconcile, sync
 from app.errors import BillingError
 
 # The servers' modules are imported inside the verbs: `billhook token` must not wait for FastAPI and Stripe to load.
@@ -31,6 +33,9 @@ audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(plans, name="plans")
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
+app.add_typer(events, name="events")
+app.command("reconcile")(reconcile)
+app.command("sync")(sync)
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 
@@ -81,10 +86,9 @@ def serve(
     configure_logging(level=settings.log_level, fmt=settings.log_format)
     if worker is not None:
         settings = settings.model_copy(update={"worker_in_serve": worker})
-    service = create_app(settings)
-    gc.freeze()  # what start-up made stays: collecting around it would only cost pauses
     uvicorn.run(
-        service,
+        # What start-up made stays: collecting around it would only cost pauses.
+        create_app(settings, ready=gc.freeze),
         forwarded_allow_ips=list(settings.trusted_proxies),
         host=host,
         port=port,
@@ -238,11 +242,31 @@ def revoke_key(id: Annotated[UUID, typer.Argument(help="The key's id, as `keys l
 
 
 @audit.command("verify")
-def verify_audit() -> None:
-    """Check that no row of the audit log was changed, dropped or slipped in. Exit code 1 if one was."""
-    from app.services.audit import first_broken
+def verify_audit(
+    head: Annotated[
+        list[str] | None, typer.Option(help="A head seen earlier, as it is printed here; give it several times.")
+    ] = None,
+) -> None:
+    """Check that no row of the audit log was changed, dropped or slipped in. Exit code 1 if one was.
 
-    broken = in_transaction(load_settings(), first_broken)
-    if broken is not None:
-        fail(f"the audit log is broken at chain {broken[0]}, row {broken[1]}")
+    Prints where each chain stands. That rows were cut off at a chain's end shows only against heads kept elsewhere.
+    """
+    from app.services.audit import Head, first_broken, heads, is_kept
+
+    try:
+        earlier = [Head.parse(text) for text in head or ()]
+    except ValueError:
+        fail("a head is written chain:seq:hash")
+
+    async def work(session: AsyncSession) -> list[Head]:
+        found = await heads(session)  # before the rows are checked, so that every row told of has been
+        if (broken := await first_broken(session)) is not None:
+            fail(f"the audit log is broken at chain {broken[0]}, row {broken[1]}")
+        for one in earlier:
+            if not await is_kept(session, one):
+                fail(f"the audit log no longer has row {one.seq} of chain {one.chain} as it was")
+        return found
+
+    for one in in_transaction(load_settings(), work):
+        say(str(one))
     say("The audit log is whole.")

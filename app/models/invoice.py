@@ -13,7 +13,10 @@ class Invoice(Mirrored, Base):
     """Amounts in minor units of `currency`, times in unix seconds."""
 
     __tablename__ = "invoices"
-    __table_args__ = (Index("ix_invoices_customer_id_created", "customer_id", "created"),)
+    __table_args__ = (
+        Index("ix_invoices_customer_id_created", "customer_id", "created"),
+        Index("ix_invoices_created", "created"),  # Stripe's list is held against it
+    )
 
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
     subscription: Mapped[str | None] = mapped_column(index=True)

@@ -14,7 +14,10 @@ class Subscription(Mirrored, Base):
     """A row per Stripe subscription. `status` is Stripe's word, also one we don't know yet."""
 
     __tablename__ = "subscriptions"
-    __table_args__ = (Index("ix_subscriptions_customer_id_created", "customer_id", "created"),)
+    __table_args__ = (
+        Index("ix_subscriptions_customer_id_created", "customer_id", "created"),
+        Index("ix_subscriptions_created", "created"),  # Stripe's list is held against it
+    )
 
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"))
     status: Mapped[str]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from app.provider.protocol import (
     CheckoutSession,
     Customer,
+    Envelope,
     Event,
     Invoice,
     MirroredObject,
@@ -200,37 +201,54 @@ MAPPERS: Mapping[str, Callable[[Mapping[str, Any]], MirroredObject]] = {
 }
 
 
-def map_event(payload: Any) -> Event:
+def map_envelope(payload: Any) -> Envelope:
     """Read a snapshot event or a thin one. UnreadableError when it is neither, never because of what it carries."""
     data = _object(payload)
     match data.get("object"):
         case "event":
-            return _snapshot_event(data)
+            return _snapshot_envelope(data)
         case "v2.core.event":
-            return _thin_event(data)
+            return _thin_envelope(data)
         case _:
             raise UnreadableError("not an event")
 
 
-def _snapshot_event(data: Mapping[str, Any]) -> Event:
+def map_event(payload: Any) -> Event:
+    """Read an event with the object it shows; a thin one shows none."""
+    envelope = map_envelope(payload)
+    mapper = MAPPERS.get(envelope.object_type or "")
+    mapped = None
+    if mapper and envelope.object_id and payload["object"] == "event":
+        mapped = _readable(mapper, payload["data"]["object"])
+    if isinstance(mapped, Customer | Invoice) and envelope.type.endswith(".deleted"):
+        mapped = dataclasses.replace(mapped, deleted=True)  # the event shows it as it was before
+    return Event(
+        id=envelope.id,
+        type=envelope.type,
+        created=envelope.created,
+        livemode=envelope.livemode,
+        account=envelope.account,
+        api_version=envelope.api_version,
+        object_type=envelope.object_type,
+        object_id=envelope.object_id,
+        customer=envelope.customer,
+        object=mapped,
+    )
+
+
+def _snapshot_envelope(data: Mapping[str, Any]) -> Envelope:
     event_type = _word(data.get("type"))
     content = _object_or_empty(data.get("data"))
     shown = _object_or_empty(content.get("object"))
-    previous = _object_or_empty(content.get("previous_attributes"))
-
     object_type = _readable(_word, shown.get("object"))
     # What `invoice.upcoming` shows will only exist at the renewal: nothing to keep and nothing to fetch.
     object_id = None if event_type == "invoice.upcoming" else _readable(_word, shown.get("id"))
-    mapper = MAPPERS.get(object_type or "")
-    mapped = _readable(mapper, shown) if mapper and object_id else None
-    if isinstance(mapped, Customer | Invoice) and event_type.endswith(".deleted"):
-        mapped = dataclasses.replace(mapped, deleted=True)  # the event shows it as it was before
     if object_type == "customer":
         customer = object_id
     else:
+        previous = _object_or_empty(content.get("previous_attributes"))
         customer = _readable(_ref, shown.get("customer") or previous.get("customer"))
-
-    return Event(
+    return Envelope(
         id=_word(data.get("id")),
         type=event_type,
         created=_time(data.get("created")),
@@ -240,15 +258,14 @@ def _snapshot_event(data: Mapping[str, Any]) -> Event:
         object_type=object_type,
         object_id=object_id,
         customer=customer,
-        object=mapped,
     )
 
 
-def _thin_event(data: Mapping[str, Any]) -> Event:
+def _thin_envelope(data: Mapping[str, Any]) -> Envelope:
     related = _object_or_empty(data.get("related_object"))
     object_type = _readable(_word, related.get("type"))
     object_id = _readable(_word, related.get("id"))
-    return Event(
+    return Envelope(
         id=_word(data.get("id")),
         type=_word(data.get("type")),
         created=_iso_time(data.get("created")),
@@ -258,7 +275,6 @@ def _thin_event(data: Mapping[str, Any]) -> Event:
         object_type=object_type,
         object_id=object_id,
         customer=object_id if object_type == "customer" else None,
-        object=None,
     )
 
 
@@ -308,6 +324,8 @@ def _text(value: Any) -> str:
 
 
 def _encodable(value: str) -> bool:
+    if value.isascii():  # as nearly all of it is
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: JSON can write one, Postgres can't keep it
@@ -317,9 +335,10 @@ def _encodable(value: str) -> bool:
 
 def _word(value: Any) -> str:
     """An id, a status, a type: never empty, never long."""
-    if not 1 <= len(_text(value)) <= MAX_ID:
+    text = _text(value)
+    if not 1 <= len(text) <= MAX_ID:
         raise UnreadableError("empty or too long")
-    return _text(value)
+    return text
 
 
 def _ref(value: Any) -> str:
@@ -340,9 +359,10 @@ def _int(value: Any) -> int:
 
 
 def _time(value: Any) -> int:
-    if not 0 <= _int(value) <= MAX_TIME:
+    seconds = _int(value)
+    if not 0 <= seconds <= MAX_TIME:
         raise UnreadableError("not a time")
-    return _int(value)
+    return seconds
 
 
 def _iso_time(value: Any) -> int:

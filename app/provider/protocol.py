@@ -20,6 +20,20 @@ class Snapshot(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T_co]):
+    """A part of a list, newest first, with the provider's clock (`Date` header) at that moment.
+
+    `next` is what the following page is asked for with (`after`), None at the end. `unreadable` has the ids of objects
+    whose shape the mapper does not know.
+    """
+
+    objects: Sequence[T_co]
+    at: int
+    next: str | None
+    unreadable: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
     id: str
     email: str | None = None
@@ -160,13 +174,12 @@ MirroredObject = Customer | Subscription | Invoice | PaymentMethod | CheckoutSes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One webhook event, parsed.
+class Envelope:
+    """What a webhook event says of itself: enough to file it, cheap to read.
 
-    `object` is the mapped `data.object`, or None when it is of a kind Billhook does not mirror or of a shape the
-    mapper does not fully know; then `object_type` and `object_id` still say what to fetch. `customer` is the
-    Stripe customer the object belongs to (its own id for a customer), taken from `previous_attributes` where the
-    object no longer says (a detached payment method).
+    `object_type` and `object_id` name the object it tells of, where there is one. `customer` is the Stripe customer
+    that object belongs to (its own id for a customer), taken from `previous_attributes` where the object no longer
+    says (a detached payment method). `account` is the connected account it came from.
     """
 
     id: str
@@ -178,16 +191,30 @@ class Event:
     object_type: str | None
     object_id: str | None
     customer: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Envelope):
+    """One webhook event, parsed whole.
+
+    `object` is the mapped `data.object`, or None when it is of a kind Billhook does not mirror or of a shape the
+    mapper does not fully know; then `object_type` and `object_id` still say what to fetch.
+    """
+
     object: MirroredObject | None
 
 
 class WebhookVerifier(Protocol):
-    def verify_signature(self, payload: bytes, header: str, *, secrets: Sequence[str], now: int) -> bool:
+    def verify_signature(self, payload: bytes, header: str, *, secrets: Sequence[bytes], now: int) -> bool:
         """Whether one of `secrets` signed `payload` within 300 s of `now`, before or after. Never raises."""
         ...
 
+    def parse_envelope(self, payload: Mapping[str, Any]) -> Envelope:
+        """Read a decoded event of any API generation, but not its object. Raises ValueError when it is none at all."""
+        ...
+
     def parse_event(self, payload: Mapping[str, Any]) -> Event:
-        """Read a decoded event of any API generation. Raises ValueError when it is not an event at all."""
+        """Read a decoded event with its object. Raises ValueError exactly where `parse_envelope` does."""
         ...
 
 
@@ -202,6 +229,10 @@ class CustomerProvider(Protocol):
 
     async def retrieve_customer(self, id: str) -> Snapshot[Customer]:
         """A deleted customer comes back with `deleted` set. Raises NotFoundError for an id Stripe never had."""
+        ...
+
+    async def list_customers(self, *, since: int | None, after: str | None) -> Page[Customer]:
+        """Those made since then; without the deleted ones."""
         ...
 
 
@@ -272,6 +303,10 @@ class PortalProvider(Protocol):
 class SubscriptionProvider(Protocol):
     async def retrieve_subscription(self, id: str) -> Snapshot[Subscription]: ...
 
+    async def list_subscriptions(self, *, since: int | None, after: str | None) -> Page[Subscription]:
+        """Those made since then, whatever their status."""
+        ...
+
     async def set_cancel_at_period_end(
         self, id: str, *, cancel: bool, reason: str | None = None, idempotency_key: str
     ) -> Snapshot[Subscription]:
@@ -291,9 +326,23 @@ class SubscriptionProvider(Protocol):
 class InvoiceProvider(Protocol):
     async def retrieve_invoice(self, id: str) -> Snapshot[Invoice]: ...
 
+    async def list_invoices(self, *, since: int | None, after: str | None) -> Page[Invoice]: ...
+
 
 class PaymentMethodProvider(Protocol):
     async def retrieve_payment_method(self, id: str) -> Snapshot[PaymentMethod]: ...
+
+    async def list_payment_methods(self, customer: str, *, after: str | None) -> Page[PaymentMethod]:
+        """Those attached to the customer. Raises NotFoundError for a customer that is gone."""
+        ...
+
+
+class EventProvider(Protocol):
+    async def list_events(
+        self, *, types: Sequence[str], since: int, until: int, after: str | None
+    ) -> Page[Mapping[str, Any]]:
+        """Events of at most 20 types, as the webhook would have shown them. Stripe keeps them for 30 days."""
+        ...
 
 
 class BillingProvider(
@@ -305,6 +354,7 @@ class BillingProvider(
     SubscriptionProvider,
     InvoiceProvider,
     PaymentMethodProvider,
+    EventProvider,
     Protocol,
 ):
     """All of it. `livemode` says which of Stripe's two worlds the key opens.

@@ -1,21 +1,20 @@
 """Stripe behind the interfaces of `protocol`: what is asked of it, and the answers as our values."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
-import stripe
 
-from app.errors import ConflictError, InvalidRequestError, NotFoundError, ProviderError
+from app.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.provider import mapping
 from app.provider.breaker import CircuitBreaker
 from app.provider.protocol import (
     BillingProvider,
     CheckoutSession,
     Customer,
+    Envelope,
     Event,
     Invoice,
     PaymentMethod,
@@ -26,6 +25,9 @@ from app.provider.protocol import (
     Subscription,
 )
 from app.provider.stripe_client import API_VERSION, NO_PARAMS, OURS, Answer, Blame, StripeClient
+from app.provider.stripe_lists import StripeLists, object_path, readable, whole
+from app.provider.stripe_signature import is_signed
+from app.provider.throttle import Throttle
 
 if TYPE_CHECKING:  # at run time the parameter types cost 20 ms and tell nobody anything
     from stripe.params import (
@@ -37,16 +39,13 @@ if TYPE_CHECKING:  # at run time the parameter types cost 20 ms and tell nobody 
         ProductUpdateParams,
         PromotionCodeListParams,
         SubscriptionCancelParams,
-        SubscriptionItemListParams,
         SubscriptionUpdateParams,
     )
     from stripe.params.billing_portal import SessionCreateParams as PortalSessionCreateParams
     from stripe.params.billing_portal import SessionCreateParamsFlowData as PortalFlowData
     from stripe.params.checkout import SessionCreateParams as CheckoutSessionCreateParams
 
-SIGNATURE_TOLERANCE = 300  # seconds, Stripe's own default
 MAX_LOOKUP_KEYS = 10  # in one list call (docs.stripe.com/api/prices/list)
-STRIPE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
 T = TypeVar("T")
 
@@ -97,7 +96,7 @@ SUBSCRIPTION_BLAME = Blame(
 )
 
 
-class StripeProvider:
+class StripeProvider(StripeLists):
     """`BillingProvider` over Stripe's API; an async context manager. One per process and key."""
 
     livemode: bool
@@ -112,8 +111,12 @@ class StripeProvider:
         max_network_retries: int = 2,
         api_version: str = API_VERSION,
         breaker: CircuitBreaker | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
-        """`timeout` is in seconds and covers an operation with its retries. `base_url` stands in for Stripe's hosts."""
+        """`timeout` is in seconds and covers an operation with its retries. `base_url` stands in for Stripe's hosts.
+
+        With a `throttle` each request first waits for its turn, however long that takes.
+        """
         self._client = StripeClient(
             secret_key,
             base_url=base_url,
@@ -122,6 +125,7 @@ class StripeProvider:
             max_network_retries=max_network_retries,
             api_version=api_version,
             breaker=breaker or CircuitBreaker(),
+            throttle=throttle,
         )
         self.livemode = self._client.livemode
 
@@ -141,14 +145,11 @@ class StripeProvider:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    def verify_signature(self, payload: bytes, header: str, *, secrets: Sequence[str], now: int) -> bool:
-        """Whether one of `secrets` signed `payload` within 300 s of `now`, before or after. Never raises."""
-        if not any(_signed(payload, header, secret) for secret in secrets):
-            return False
-        # The SDK read this timestamp too, but compares it with the machine's clock and with the past alone.
-        fields = (field.split("=", 2) for field in header.split(","))
-        signed_at = int(next(field[1] for field in fields if field[0] == "t"))
-        return abs(now - signed_at) <= SIGNATURE_TOLERANCE
+    def verify_signature(self, payload: bytes, header: str, *, secrets: Sequence[bytes], now: int) -> bool:
+        return is_signed(payload, header, secrets=secrets, now=now)
+
+    def parse_envelope(self, payload: Mapping[str, Any]) -> Envelope:
+        return mapping.map_envelope(payload)
 
     def parse_event(self, payload: Mapping[str, Any]) -> Event:
         return mapping.map_event(payload)
@@ -280,7 +281,7 @@ class StripeProvider:
         if flow:
             params["flow_data"] = _flow_data(flow, subscription)
         answer = await self._client.send("post", PORTAL_SESSION.path, params, blame=PORTAL_BLAME)
-        return _read(PORTAL_SESSION.read, answer)
+        return readable(PORTAL_SESSION.read, answer.data, request_id=answer.request_id)
 
     async def retrieve_subscription(self, id: str) -> Snapshot[Subscription]:
         return await self._retrieve(SUBSCRIPTION, id)
@@ -309,7 +310,7 @@ class StripeProvider:
         params: SubscriptionCancelParams = {}
         if reason:
             params["cancellation_details"] = {"comment": reason}
-        path = _path(SUBSCRIPTION, id)
+        path = object_path(SUBSCRIPTION.path, id)
         try:
             answer = await self._client.send(
                 "delete", path, params, idempotency_key=idempotency_key, blame=SUBSCRIPTION_BLAME
@@ -329,11 +330,13 @@ class StripeProvider:
         return await self._retrieve(PAYMENT_METHOD, id)
 
     async def _retrieve(self, kind: _Kind[T], id: str) -> Snapshot[T]:
-        return await self._snapshot(kind, await self._client.send("get", _path(kind, id)))
+        return await self._snapshot(kind, await self._client.send("get", object_path(kind.path, id)))
 
     async def _list(self, kind: _Kind[T], params: Mapping[str, object], *, blame: Blame = OURS) -> Sequence[T]:
         answer = await self._client.send("get", kind.path, params, blame=blame)
-        return _read(lambda page: [kind.read(row) for row in mapping.rows(page)], answer)
+        return readable(
+            lambda page: [kind.read(row) for row in mapping.rows(page)], answer.data, request_id=answer.request_id
+        )
 
     async def _post(
         self,
@@ -346,7 +349,7 @@ class StripeProvider:
         blame: Blame = OURS,
     ) -> Snapshot[T]:
         """Create one, or change the one with `id`."""
-        path = kind.path if id is None else _path(kind, id) + action
+        path = kind.path if id is None else object_path(kind.path, id) + action
         answer = await self._client.send("post", path, params, idempotency_key=idempotency_key, blame=blame)
         if answer.replayed:
             # Its body is what was true the first time, its Date is now: a snapshot must not mix the two.
@@ -354,27 +357,8 @@ class StripeProvider:
         return await self._snapshot(kind, answer)
 
     async def _snapshot(self, kind: _Kind[T], answer: Answer) -> Snapshot[T]:
-        items = answer.data.get("items")
-        if isinstance(items, dict) and items.get("has_more"):  # a subscription shows only its first items
-            params: SubscriptionItemListParams = {"subscription": str(answer.data.get("id")), "limit": 100}
-            answer.data["items"] = (await self._client.send("get", "/v1/subscription_items", params)).data
-        return Snapshot(object=_read(kind.read, answer), at=answer.at)
-
-
-def _path(kind: _Kind[T], id: str) -> str:
-    """The address of one object. An id that Stripe can't have made is not found, and never becomes part of a URL."""
-    if not STRIPE_ID.fullmatch(id):
-        raise NotFoundError("Stripe knows no such object.")
-    return f"{kind.path}/{id}"
-
-
-def _read(read: Callable[[Mapping[str, Any]], T], answer: Answer) -> T:
-    try:
-        return read(answer.data)
-    except mapping.UnreadableError as error:
-        raise ProviderError(
-            "Stripe's answer has a shape that Billhook does not know.", provider_request_id=answer.request_id
-        ) from error
+        data = await whole(self._client, answer.data)
+        return Snapshot(object=readable(kind.read, data, request_id=answer.request_id), at=answer.at)
 
 
 def _flow_data(flow: PortalFlow, subscription: str | None) -> "PortalFlowData":
@@ -385,15 +369,6 @@ def _flow_data(flow: PortalFlow, subscription: str | None) -> "PortalFlowData":
     if flow == "subscription_cancel":
         return {"type": flow, "subscription_cancel": {"subscription": subscription}}
     return {"type": flow, "subscription_update": {"subscription": subscription}}
-
-
-def _signed(payload: bytes, header: str, secret: str) -> bool:
-    try:
-        stripe.WebhookSignature.verify_header(payload, header, secret)
-    except (stripe.SignatureVerificationError, TypeError, ValueError):
-        # TypeError: a signature outside ASCII. ValueError: a body or a secret that is not text.
-        return False
-    return True
 
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from app.errors import (
 )
 from app.observability import provider_seconds
 from app.provider.breaker import CircuitBreaker
+from app.provider.throttle import Throttle
 
 API_VERSION = "2026-10-28.endive"
 FIRST_PAUSE = 0.5  # seconds before the first retry; doubles each time
@@ -79,12 +80,14 @@ class StripeClient:
         max_network_retries: int,
         api_version: str,
         breaker: CircuitBreaker,
+        throttle: Throttle | None,
     ) -> None:
         """`timeout` is in seconds and covers an operation with its retries. `base_url` stands in for Stripe's hosts."""
         self.livemode = secret_key.startswith(("sk_live_", "rk_live_"))
         self._timeout = timeout
         self._max_network_retries = max_network_retries
         self._breaker = breaker
+        self._throttle = throttle
         base = base_url.rstrip("/") if base_url else None
         self._http = httpx.AsyncClient(
             transport=transport,
@@ -141,30 +144,31 @@ class StripeClient:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout
         retries = 0
-        try:
-            async with asyncio.timeout_at(deadline):
-                while True:
-                    self._breaker.check()
-                    try:
-                        answer = await self._try(verb, path, {**params, **key})
-                    except stripe.StripeError as error:
-                        failure = billing_error(error, blame)
-                        if isinstance(failure, UnavailableError) and not failure.replayed:
-                            self._breaker.failed()
-                        else:
-                            self._breaker.succeeded()
-                        pause = _backoff(retries) + (failure.retry_after or 0)
-                        too_late = clock() + pause >= deadline
-                        if too_late or retries == self._max_network_retries or not _retryable(failure, error):
-                            raise failure from error
-                    else:
-                        self._breaker.succeeded()
-                        return answer
-                    retries += 1
-                    await asyncio.sleep(pause)
-        except TimeoutError as error:
-            self._breaker.failed()
-            raise UnavailableError("Stripe took too long to answer.") from error
+        while True:
+            if self._throttle is not None:
+                deadline += await self._throttle.turn()  # Stripe isn't to blame for this
+            self._breaker.check()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answer = await self._try(verb, path, {**params, **key})
+            except TimeoutError as error:
+                self._breaker.failed()
+                raise UnavailableError("Stripe took too long to answer.") from error
+            except stripe.StripeError as error:
+                failure = billing_error(error, blame)
+                if isinstance(failure, UnavailableError) and not failure.replayed:
+                    self._breaker.failed()
+                else:
+                    self._breaker.succeeded()
+                pause = _backoff(retries) + (failure.retry_after or 0)
+                too_late = clock() + pause >= deadline
+                if too_late or retries == self._max_network_retries or not _retryable(failure, error):
+                    raise failure from error
+            else:
+                self._breaker.succeeded()
+                return answer
+            retries += 1
+            await asyncio.sleep(pause)
 
     async def _try(self, verb: Verb, path: str, params: Mapping[str, object]) -> Answer:
         try:

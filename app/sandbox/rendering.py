@@ -13,6 +13,7 @@ _MAX_EXPANSION = 4  # levels; Stripe counts every step, "data" too
 #: Field → the table its id refers to. Stripe names these fields alike on every object.
 REFERENCES = {
     "balance_transaction": "balance_transaction",
+    "charge": "charge",
     "configuration": "billing_portal.configuration",
     "customer": "customer",
     "default_payment_method": "payment_method",

@@ -19,6 +19,7 @@ from app.sandbox.resources import (
     prices,
     products,
     promotion_codes,
+    refunds,
     setup_intents,
     subscription_items,
     subscriptions,
@@ -186,6 +187,10 @@ ROUTES = (
     _route("GET /v1/payment_intents/{payment_intent}", payment_intents.retrieve, "PaymentIntentRetrieveParams"),
     _route("GET /v1/charges", payment_intents.list_charges, "ChargeListParams", "created customer payment_intent"),
     _route("GET /v1/charges/{charge}", payment_intents.retrieve_charge, "ChargeRetrieveParams"),
+    _route("POST /v1/refunds", refunds.create, "RefundCreateParams", "amount charge payment_intent reason"),
+    _route("GET /v1/refunds", refunds.list_, "RefundListParams", "charge created payment_intent"),
+    _route("GET /v1/refunds/{refund}", refunds.retrieve, "RefundRetrieveParams"),
+    _route("POST /v1/refunds/{refund}", refunds.update, "RefundUpdateParams"),
     _route("POST /v1/checkout/sessions", checkout_sessions.create, "checkout.SessionCreateParams", _SESSION),
     _route(
         "GET /v1/checkout/sessions",

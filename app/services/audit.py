@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
 
 from app.models import AuditRow, Customer
 from app.values import utcnow
@@ -139,6 +140,37 @@ async def first_broken(session: AsyncSession, *, batch: int = 1000) -> tuple[int
                 seq, prev_hash = row.seq, row.hash
             session.expunge_all()
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last row of a chain, `seq` being the number of its rows. As text: chain:seq:hash, the hash in hex."""
+
+    chain: int
+    seq: int
+    hash: bytes
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.chain}:{self.seq}:{self.hash.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError."""
+        chain, seq, digest = text.split(":")
+        return cls(int(chain), int(seq), bytes.fromhex(digest))
+
+
+async def heads(session: AsyncSession) -> list[Head]:
+    """Where each chain that has rows stands now."""
+    found = await session.execute(CHAIN_HEADS, {"chains": list(range(CHAINS))})
+    return [Head(row.chain, row.seq, row.hash) for row in found]
+
+
+async def is_kept(session: AsyncSession, head: Head) -> bool:
+    """Whether the row that was once a chain's head is still there, unchanged."""
+    there = (AuditRow.chain == head.chain, AuditRow.seq == head.seq, AuditRow.hash == head.hash)
+    return await session.scalar(select(AuditRow.id).where(*there)) is not None
 
 
 async def list_rows(

@@ -26,12 +26,12 @@ SELECT key FROM unnest($1::text[]) AS key WHERE pg_try_advisory_xact_lock(hashte
 """
 # At most a hundred events of one customer, 256 and 4 MB in all: what a batch holds in memory is bounded.
 DUE = """
-SELECT id, key, type, created, received_at, payload
+SELECT id, key, type, created, received_at, processed_at, payload
   FROM (SELECT event.*, row_number() OVER () AS place,
                sum(octet_length(event.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
           FROM unnest($1::text[]) AS wanted
          CROSS JOIN LATERAL (
-            SELECT id, key, type, created, received_at, payload FROM stripe_events
+            SELECT id, key, type, created, received_at, processed_at, payload FROM stripe_events
              WHERE key = wanted AND status = 'pending' AND next_attempt_at <= now()
              ORDER BY created, id LIMIT 100) AS event) AS due
  WHERE place = 1 OR (place <= 256 AND bytes <= 4000000)
@@ -98,6 +98,7 @@ class _Due:
     type: str
     created: int
     received_at: datetime
+    replayed: bool
     event: Event | None
     """None when the payload can't be read."""
 
@@ -110,7 +111,12 @@ async def _due(connection: Any, provider: BillingProvider, keys: Sequence[str]) 
             await asyncio.sleep(0)
         event = read(provider, row["payload"])
         one = _Due(
-            row["id"], row["type"], row["created"], row["received_at"], None if isinstance(event, Exception) else event
+            id=row["id"],
+            type=row["type"],
+            created=row["created"],
+            received_at=row["received_at"],
+            replayed=row["processed_at"] is not None,
+            event=None if isinstance(event, Exception) else event,
         )
         due.setdefault(row["key"], []).append(one)
     for several in due.values():
@@ -129,6 +135,7 @@ def _count(finished: Sequence[_Due]) -> None:
     now = utcnow()
     for one in finished:
         events_processed.labels(one.type, "processed").inc()
-        events_lag.observe(max((now - one.received_at).total_seconds(), 0))
+        if not one.replayed:
+            events_lag.observe(max((now - one.received_at).total_seconds(), 0))
     if finished:
         batch_size.labels("apply").observe(len(finished))

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import structlog
 from redis.asyncio import Redis
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import Sessions
+from app.db import Sessions, driver_connection
 from app.errors import BillingError, RateLimitedError, UnavailableError
 from app.models import StripeEvent
 from app.observability import customer_locks_busy, events_backlog, events_lag, events_processed
@@ -35,31 +35,27 @@ LONGEST_RETRY_SECONDS = 3600.0
 OUTAGE_RETRY_SECONDS = 15.0
 
 # What waits longest comes first: one short look at an index answers for almost every moment of a service's life.
-SOONEST = text(
-    """
-    SELECT key, sum(count(*)) OVER () AS seen
-      FROM (SELECT key, next_attempt_at FROM stripe_events
-             WHERE status = 'pending' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT :window) AS soonest
-     GROUP BY key ORDER BY min(next_attempt_at)
-    """
-)
+SOONEST = """
+SELECT key, sum(count(*)) OVER () AS seen
+  FROM (SELECT key, next_attempt_at FROM stripe_events
+         WHERE status = 'pending' AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT $1) AS soonest
+ GROUP BY key ORDER BY min(next_attempt_at)
+"""
 # But when a few customers' events fill that window, this steps from key to key, past any number of waiting events of
-# one customer. It takes at most :steps steps and goes on from there next time, so that no look takes long.
-NEXT_KEYS = text(
-    """
-    WITH RECURSIVE heads AS (
-        (SELECT key, next_attempt_at, 1 AS step FROM stripe_events
-          WHERE status = 'pending' AND key > :after ORDER BY key, next_attempt_at LIMIT 1)
-        UNION ALL
-        SELECT next.key, next.next_attempt_at, heads.step + 1 FROM heads
-         CROSS JOIN LATERAL (
-            SELECT key, next_attempt_at FROM stripe_events
-             WHERE status = 'pending' AND key > heads.key ORDER BY key, next_attempt_at LIMIT 1) AS next
-         WHERE heads.step < :steps
-    )
-    SELECT key, next_attempt_at <= now() AS due FROM heads
-    """
+# one customer. It takes at most $2 steps and goes on from there next time, so that no look takes long.
+NEXT_KEYS = """
+WITH RECURSIVE heads AS (
+    (SELECT key, next_attempt_at, 1 AS step FROM stripe_events
+      WHERE status = 'pending' AND key > $1 ORDER BY key, next_attempt_at LIMIT 1)
+    UNION ALL
+    SELECT next.key, next.next_attempt_at, heads.step + 1 FROM heads
+     CROSS JOIN LATERAL (
+        SELECT key, next_attempt_at FROM stripe_events
+         WHERE status = 'pending' AND key > heads.key ORDER BY key, next_attempt_at LIMIT 1) AS next
+     WHERE heads.step < $2
 )
+SELECT key, next_attempt_at <= now() AS due FROM heads
+"""
 WINDOW = 512
 STEPS = 1000
 
@@ -79,14 +75,14 @@ class Inbox:
 
         However many events of however few customers are waiting, none of the others is kept waiting for ever.
         """
-        async with self.sessions.begin() as session:
-            soonest = (await session.execute(SOONEST, {"window": WINDOW})).all()
-            keys = [row.key for row in soonest if row.key not in busy][:most]
-            if soonest and soonest[0].seen == WINDOW and len(keys) < most:
-                walked = (await session.execute(NEXT_KEYS, {"after": self._walked_to, "steps": STEPS})).all()
-                self._walked_to = walked[-1].key if len(walked) == STEPS else ""
-                keys += [row.key for row in walked if row.due and row.key not in busy and row.key not in keys]
-        return keys[:most]
+        async with driver_connection(self.sessions) as connection:
+            soonest = await connection.fetch(SOONEST, WINDOW)
+            keys = [row["key"] for row in soonest if row["key"] not in busy][:most]
+            if soonest and soonest[0]["seen"] == WINDOW and len(keys) < most:
+                walked = await connection.fetch(NEXT_KEYS, self._walked_to, STEPS)
+                self._walked_to = walked[-1]["key"] if len(walked) == STEPS else ""
+                keys += [row["key"] for row in walked if row["due"] and row["key"] not in busy]
+        return list(dict.fromkeys(keys))[:most]
 
     async def process(self, keys: Sequence[str]) -> batch.Outcome:
         """Apply the due events of many keys at once; see `batch.process`."""
@@ -218,7 +214,8 @@ async def _finish(session: AsyncSession, row: StripeEvent) -> None:
         .values(status="processed", attempts=row.attempts + 1, processed_at=now, last_error=None)
     )
     events_processed.labels(row.type, "processed").inc()
-    events_lag.observe(max((now - row.received_at).total_seconds(), 0))
+    if row.processed_at is None:  # else it is a replay
+        events_lag.observe(max((now - row.received_at).total_seconds(), 0))
 
 
 def _outage_wait(row: StripeEvent) -> float:

@@ -3,17 +3,21 @@
 import asyncio
 import signal
 
+from prometheus_client import start_http_server
+
 from app.db import create_engine, create_sessions
-from app.observability import configure_logging
-from app.provider.stripe import StripeProvider
+from app.observability import configure_logging, registry
 from app.redis import create_redis
 from app.settings import Settings
 from app.worker import runner
+from app.worker.provider import background_provider
 
 
 async def work(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then finish what is under way."""
     configure_logging(level=settings.log_level, fmt=settings.log_format)
+    if settings.worker_metrics_port is not None:
+        start_http_server(settings.worker_metrics_port, registry=registry)
     stop = asyncio.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
@@ -24,9 +28,7 @@ async def work(settings: Settings) -> None:
     )
     redis = create_redis(settings.redis_url.get_secret_value())
     try:
-        async with StripeProvider(
-            settings.stripe_secret_key.get_secret_value(), base_url=settings.stripe_api_base
-        ) as provider:
+        async with background_provider(settings, redis) as provider:
             await runner.run(settings, sessions=create_sessions(engine), redis=redis, provider=provider, stop=stop)
     finally:
         await redis.aclose()

@@ -1,21 +1,27 @@
-"""One transaction for a command line verb."""
+"""The database of a command line verb: its sessions while it lasts, or one transaction."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import create_engine, create_sessions, transaction
+from app.db import Sessions, create_engine, create_sessions, transaction
 from app.settings import Settings
 
 T = TypeVar("T")
 
 
-async def in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """Run `work` and commit; nothing of it stays if it raises."""
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Sessions]:
     engine = create_engine(settings.database_url.get_secret_value(), pool_size=1, pgbouncer=settings.database_pgbouncer)
     try:
-        async with transaction(create_sessions(engine)) as session:
-            return await work(session)
+        yield create_sessions(engine)
     finally:
         await engine.dispose()
+
+
+async def in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """Run `work` and commit; nothing of it stays if it raises."""
+    async with connected(settings) as sessions, transaction(sessions) as session:
+        return await work(session)

@@ -122,12 +122,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_stripe_events_key_id", "stripe_events", ["key", "id"], unique=False)
     op.create_index(
+        "ix_stripe_events_received_at", "stripe_events", ["received_at"], unique=False, postgresql_using="brin"
+    )
+    op.create_index(
         "ix_stripe_events_unsettled",
         "stripe_events",
         ["status", "id"],
         unique=False,
         postgresql_where=sa.text("status IN ('pending', 'dead')"),
     )
+    for table in ("customers", "invoices", "subscriptions"):
+        op.create_index(f"ix_{table}_created", table, ["created"], unique=False)
     # Where this Postgres was built with it, lz4 stores payloads at a third of the default compression's cost.
     op.execute(
         """
@@ -141,12 +146,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for table in ("customers", "invoices", "subscriptions"):
+        op.drop_index(f"ix_{table}_created", table_name=table)
     op.execute("UPDATE stripe_events SET payload = '{}' WHERE payload IS NULL")
     op.drop_index(
         "ix_stripe_events_unsettled",
         table_name="stripe_events",
         postgresql_where=sa.text("status IN ('pending', 'dead')"),
     )
+    op.drop_index("ix_stripe_events_received_at", table_name="stripe_events", postgresql_using="brin")
     op.drop_index("ix_stripe_events_key_id", table_name="stripe_events")
     op.drop_index(
         "ix_stripe_events_kept",

@@ -79,7 +79,7 @@ async def test_metrics_count_by_route_and_never_by_path(client: httpx.AsyncClien
         assert f"billing_http_requests_total{{{labels}}}" in response.text
     assert "cs_test_of_somebody" not in response.text
     assert "/nowhere" not in response.text
-    assert 'billing_webhook_events_received_total{outcome="refused"}' in response.text
+    assert 'billing_webhook_events_received_total{outcome="refused",type="other"}' in response.text
 
 
 async def test_metrics_ask_for_their_token_where_one_is_set(quiet: Settings, provider: BillingProvider) -> None:
@@ -89,3 +89,13 @@ async def test_metrics_ask_for_their_token_where_one_is_set(quiet: Settings, pro
             response = await client.get("/metrics", headers={b"Authorization": header.encode("latin-1")})
             assert (response.status_code, response.headers["content-type"]) == (401, PROBLEM)
         assert (await client.get("/metrics", headers=bearer("let-me-see"))).status_code == 200
+
+
+async def test_the_caller_is_told_when_everything_is_open(quiet: Settings, provider: BillingProvider) -> None:
+    told: list[str] = []
+    app = create_app(quiet, provider=provider, ready=lambda: told.append("ready"))
+    assert told == []
+    async with serving(app) as client:
+        assert told == ["ready"]
+        assert (await client.get("/readyz")).status_code == 200
+    assert told == ["ready"]

@@ -3,13 +3,17 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import uvicorn
+from chaos.forks import Billhook, Template
+from chaos.load import SECRET
 from starlette.applications import Starlette
 
 from app.embedded import PostgresServer, ValkeyServer, start_postgres, start_valkey
 from app.migrate import upgrade
+from app.settings import Settings
 
 
 @pytest.fixture
@@ -36,3 +40,24 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresS
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     with start_valkey(tmp_path_factory.mktemp("own valkey"), durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Template]:
+    template = Template()
+    yield template
+    template.close()
+
+
+@pytest.fixture
+def billhook(loaded: Template, settings: Settings, sandbox_url: str, tmp_path: Path) -> Billhook:
+    """Real processes on the test's database, with the test's sandbox as Stripe."""
+    env = {
+        "ENVIRONMENT": "test",
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "STRIPE_SECRET_KEY": settings.stripe_secret_key.get_secret_value(),
+        "STRIPE_WEBHOOK_SECRETS": SECRET,
+        "STRIPE_API_BASE": sandbox_url,
+    }
+    return Billhook(loaded, env, tmp_path)

@@ -3,14 +3,14 @@
 import asyncio
 import signal
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from billing import Account
+from chaos.forks import Billhook
+from chaos.load import post
 from processes import running_server
-from serving import API, PROBLEM, serving
-from signing import body, sign
+from serving import PROBLEM, serving
 from sqlalchemy import select
 
 from app import models
@@ -18,13 +18,6 @@ from app.db import create_engine, create_sessions
 from app.embedded import PostgresServer, ValkeyServer
 from app.main import create_app
 from app.settings import Settings
-
-SECRET = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0"
-
-
-async def post(client: httpx.AsyncClient, event: dict[str, Any]) -> httpx.Response:
-    payload = body(event)
-    return await client.post(f"{API}/webhook", content=payload, headers={"Stripe-Signature": sign(payload, SECRET)})
 
 
 async def statuses(url: str) -> dict[str, str]:
@@ -45,18 +38,11 @@ async def eventually(url: str, wanted: dict[str, str], *, seconds: float = 20) -
 
 
 async def test_a_server_killed_between_receipt_and_processing_loses_nothing(
-    account: Account, settings: Settings, sandbox_url: str, tmp_path: Path
+    account: Account, billhook: Billhook, tmp_path: Path
 ) -> None:
     await account.buy(plan="pro")
     events = account.events("customer.subscription.created", "invoice.paid")
-    env = {
-        "ENVIRONMENT": "test",
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
-        "STRIPE_SECRET_KEY": settings.stripe_secret_key.get_secret_value(),
-        "STRIPE_WEBHOOK_SECRETS": SECRET,
-        "STRIPE_API_BASE": sandbox_url,
-    }
+    env = billhook.env
     url = env["DATABASE_URL"]
     with running_server(env, tmp_path, "--no-worker") as (process, address):
         async with httpx.AsyncClient(base_url=address) as client:

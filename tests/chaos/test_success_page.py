@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
-from billing import SECRET, URLS, Account, card
+from billing import URLS, Account, card
+from chaos.inbox import nothing_waits
+from chaos.load import post
 from serving import API, Bearer, bearer, serving
-from signing import body, sign
 from starlette.applications import Starlette
 from typing_extensions import override
 
@@ -27,18 +27,6 @@ POOL = 3
 
 async def open_checkout(client: httpx.AsyncClient, who: Bearer, plan: str = "basic") -> httpx.Response:
     return await client.post(f"{API}/checkout/session", json={"plan": plan, **URLS}, headers=who)
-
-
-async def post(client: httpx.AsyncClient, event: dict[str, Any]) -> httpx.Response:
-    payload = body(event)
-    return await client.post(f"{API}/webhook", content=payload, headers={"Stripe-Signature": sign(payload, SECRET)})
-
-
-async def nothing_waits(account: Account) -> None:
-    deadline = monotonic() + 20
-    while waiting := [row.type for row in await account.all(models.StripeEvent) if row.status == "pending"]:
-        assert monotonic() < deadline, waiting
-        await asyncio.sleep(0.05)
 
 
 async def test_landing_while_the_webhooks_of_the_same_purchase_are_applied(

@@ -14,6 +14,7 @@ from app.errors import InvalidRequestError, NotFoundError
 from app.provider import mapping
 from app.provider.stripe import StripeProvider
 from app.provider.stripe_client import API_VERSION
+from app.provider.stripe_lists import StripeLists
 
 CUSTOMER = shown(LATEST, "customer.updated")
 SUBSCRIPTION = shown(LATEST, "customer.subscription.updated")
@@ -23,6 +24,11 @@ CARD = shown(LATEST, "payment_method.attached")
 PRICE = SUBSCRIPTION["items"]["data"][0]["price"]
 PRODUCT = {"id": "prod_Qabc", "object": "product", "name": "Pro", "active": True, "metadata": {}, "description": None}
 PORTAL = {"id": "bps_1Qabc", "object": "billing_portal.session", "url": "https://billing.stripe.com/p/1"}
+
+
+def page_of(*objects: Any, has_more: bool = False) -> dict[str, Any]:
+    return {"object": "list", "data": list(objects), "has_more": has_more, "url": "/v1/somewhere"}
+
 
 CHECKOUT: dict[str, Any] = {
     "customer": "cus_Qabc",
@@ -308,6 +314,63 @@ CASES: dict[str, tuple[Call, Any, str, str, dict[str, str], Any]] = {
         {},
         params.PaymentMethodRetrieveParams,
     ),
+    "list_customers": (
+        lambda p: p.list_customers(since=1767225600, after="cus_Qabc"),
+        page_of(CUSTOMER),
+        "GET",
+        "/v1/customers",
+        {"limit": "100", "created[gte]": "1767225600", "starting_after": "cus_Qabc"},
+        params.CustomerListParams,
+    ),
+    "list_payment_methods": (
+        lambda p: p.list_payment_methods("cus_Qabc", after="pm_1Qabc"),
+        page_of(CARD),
+        "GET",
+        "/v1/customers/cus_Qabc/payment_methods",
+        {"limit": "100", "starting_after": "pm_1Qabc"},
+        params.CustomerPaymentMethodListParams,
+    ),
+    "list_subscriptions": (
+        lambda p: p.list_subscriptions(since=1767225600, after="sub_1Qabc"),
+        page_of(SUBSCRIPTION),
+        "GET",
+        "/v1/subscriptions",
+        {"limit": "100", "status": "all", "created[gte]": "1767225600", "starting_after": "sub_1Qabc"},
+        params.SubscriptionListParams,
+    ),
+    "list_invoices": (
+        lambda p: p.list_invoices(since=1767225600, after="in_1Qabc"),
+        page_of(INVOICE),
+        "GET",
+        "/v1/invoices",
+        {"limit": "100", "created[gte]": "1767225600", "starting_after": "in_1Qabc"},
+        params.InvoiceListParams,
+    ),
+    "list_invoices, all": (
+        lambda p: p.list_invoices(since=None, after=None),
+        page_of(INVOICE),
+        "GET",
+        "/v1/invoices",
+        {"limit": "100"},
+        params.InvoiceListParams,
+    ),
+    "list_events": (
+        lambda p: p.list_events(
+            types=["invoice.paid", "customer.updated"], since=1767225600, until=1767229200, after="evt_1Qabc"
+        ),
+        page_of({"object": "event", "id": "evt_2Qabc"}),
+        "GET",
+        "/v1/events",
+        {
+            "limit": "100",
+            "types[0]": "invoice.paid",
+            "types[1]": "customer.updated",
+            "created[gte]": "1767225600",
+            "created[lte]": "1767229200",
+            "starting_after": "evt_1Qabc",
+        },
+        params.EventListParams,
+    ),
 }
 
 
@@ -327,8 +390,8 @@ async def test_a_request_is_as_stripe_defines_it(name: str) -> None:
 
 
 def test_every_operation_has_its_case() -> None:
-    operations = {name for name in vars(StripeProvider) if not name.startswith("_")}
-    no_request = {"warm", "aclose", "verify_signature", "parse_event"}
+    operations = {name for name in {**vars(StripeProvider), **vars(StripeLists)} if not name.startswith("_")}
+    no_request = {"warm", "aclose", "verify_signature", "parse_envelope", "parse_event"}
     assert operations - no_request == {name.split(",")[0] for name in CASES}
 
 
@@ -413,6 +476,39 @@ async def test_a_subscription_of_many_items_is_read_whole() -> None:
     assert [item.id for item in snapshot.object.items] == ["si_QabcMonth", "si_QabcYear"]
     assert stripe.requests[1].path == "/v1/subscription_items"
     assert stripe.requests[1].form["subscription"] == "sub_1QabcSub"
+    assert violations(stripe.requests[1].form, params.SubscriptionItemListParams) == []
+
+
+async def test_a_page_says_where_the_next_one_begins() -> None:
+    other = CUSTOMER | {"id": "cus_Qdef"}
+    stripe = ScriptedStripe(Reply(body=page_of(CUSTOMER, other, has_more=True)), Reply(body=page_of(CUSTOMER)))
+    async with stripe.provider() as provider:
+        first = await provider.list_customers(since=None, after=None)
+        last = await provider.list_customers(since=None, after=first.next)
+    assert ([found.id for found in first.objects], first.next, first.at) == (
+        [CUSTOMER["id"], "cus_Qdef"],
+        "cus_Qdef",
+        ASKED_AT,
+    )
+    assert last.next is None
+    assert stripe.requests[1].form["starting_after"] == "cus_Qdef"
+
+
+async def test_an_object_that_cannot_be_read_hides_none_of_its_page() -> None:
+    strange = CUSTOMER | {"id": "cus_Qstrange", "email": 7}
+    async with ScriptedStripe(Reply(body=page_of(strange, CUSTOMER))).provider() as provider:
+        page = await provider.list_customers(since=None, after=None)
+    assert [found.id for found in page.objects] == [CUSTOMER["id"]]
+    assert page.unreadable == ["cus_Qstrange"]
+
+
+async def test_listed_subscriptions_of_many_items_are_read_whole() -> None:
+    items = SUBSCRIPTION["items"]
+    cut = SUBSCRIPTION | {"items": items | {"data": items["data"][:1], "has_more": True}}
+    stripe = ScriptedStripe(Reply(body=page_of(cut)), Reply(body=items))
+    async with stripe.provider() as provider:
+        page = await provider.list_subscriptions(since=None, after=None)
+    assert [item.id for item in page.objects[0].items] == ["si_QabcMonth", "si_QabcYear"]
     assert violations(stripe.requests[1].form, params.SubscriptionItemListParams) == []
 
 

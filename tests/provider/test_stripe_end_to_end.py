@@ -38,7 +38,7 @@ class Receiver:
     async def receive(self, request: Request) -> Response:
         body = await request.body()
         header = request.headers["stripe-signature"]
-        if not self.verifier.verify_signature(body, header, secrets=[self.secret], now=int(time.time())):
+        if not self.verifier.verify_signature(body, header, secrets=[self.secret.encode()], now=int(time.time())):
             return Response(status_code=400)
         self.events.append(self.verifier.parse_event(json.loads(body)))
         return Response()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider.stripe_data import GENERATIONS, JSON, LATEST, START, events, unhurried
 
-from app.provider.mapping import map_event
-from app.provider.protocol import Customer, Event, Invoice, PaymentMethod, Subscription
+from app.provider.mapping import map_envelope, map_event
+from app.provider.protocol import Customer, Envelope, Event, Invoice, PaymentMethod, Subscription
 
 
 def event(event_type: str, **changes: Any) -> dict[str, Any]:
@@ -191,6 +191,9 @@ def test_any_json_at_all_is_read_or_refused(kind: str, fields: dict[str, Any], s
     try:
         mapped = map_event(whole)
     except ValueError:
+        with pytest.raises(ValueError):
+            map_envelope(whole)
         return
+    assert map_envelope(whole) == Envelope(**{name: getattr(mapped, name) for name in Envelope.__slots__})
     assert 0 < len(mapped.id) <= 255
     assert 0 <= mapped.created <= 253_402_300_799

@@ -1,7 +1,13 @@
-"""Signatures: accepted exactly when Stripe's own verification accepts them, on the clock we are given."""
+"""Signatures: accepted exactly when Stripe's own verification accepts them, on the clock we are given.
 
+Three differences are wanted: a signature from the future counts as little as an old one; a header outside ASCII, which
+Stripe never sends, is refused even where a good signature stands in it before anything odd; and bytes that are not text
+may be signed, for whoever reads them to refuse.
+"""
+
+import hmac
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import stripe as sdk
@@ -10,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provider.stripe_data import unhurried
 
-from app.provider.stripe import StripeProvider
+from app.provider.stripe_signature import is_signed
 
 NOW = 1767225600
 SECRET = "whsec_Qabc"
 BODY = '{"id": "evt_1Qabc", "name": "Åda"}'
 PAYLOAD = BODY.encode()
-provider = StripeProvider("sk_test_Qabc")
 
 
 def sign(body: str = BODY, secret: str = SECRET, at: int = NOW) -> str:
@@ -24,8 +29,8 @@ def sign(body: str = BODY, secret: str = SECRET, at: int = NOW) -> str:
     return header
 
 
-def verify(header: Any, *, payload: Any = PAYLOAD, secrets: Any = (SECRET,), now: int = NOW) -> bool:
-    return provider.verify_signature(payload, header, secrets=secrets, now=now)
+def verify(header: str, *, payload: bytes = PAYLOAD, secrets: Sequence[str] = (SECRET,), now: int = NOW) -> bool:
+    return is_signed(payload, header, secrets=[secret.encode() for secret in secrets], now=now)
 
 
 def test_a_signed_body_is_accepted() -> None:
@@ -85,7 +90,7 @@ def test_a_body_that_was_not_signed_is_refused(payload: bytes) -> None:
     assert not verify(sign(), payload=payload)
 
 
-@pytest.mark.parametrize("secret", ["", "  ", "\ud800"])
+@pytest.mark.parametrize("secret", ["", "  "])
 def test_an_unset_secret_opens_nothing(secret: str) -> None:
     stamp = f"t={NOW}"
     assert not verify(f"{stamp},v1={'0' * 64}", secrets=(secret,))
@@ -103,7 +108,7 @@ def by_the_book(payload: bytes, header: str, secret: str, now: int) -> bool:
         return bool(timestamp <= time.time() + 300)
 
 
-TEXT = st.text(max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 SKEWS = st.sampled_from([0, -301, -300, -299, 299, 300, 301, 10**6, -NOW, -NOW - 1]) | st.integers(-400, 400)
 
 
@@ -127,10 +132,28 @@ def test_it_accepts_what_stripes_verification_accepts_and_nothing_else(
     data: st.DataObject, payload: bytes, secret: str
 ) -> None:
     header = data.draw(headers(payload, secret))
-    assert verify(header, payload=payload, secrets=(secret,)) == by_the_book(payload, header, secret, NOW)
+    expected = header.isascii() and by_the_book(payload, header, secret, NOW)
+    assert verify(header, payload=payload, secrets=(secret,)) == expected
+
+
+def test_the_book_accepts_what_was_signed() -> None:
+    assert by_the_book(PAYLOAD, sign(), SECRET, NOW)
+
+
+def test_a_header_outside_ascii_is_refused_whatever_else_it_says() -> None:
+    assert by_the_book(PAYLOAD, f"{sign()},v1=é", SECRET, NOW)
+    assert not verify(f"{sign()},v1=é")
+    assert not verify(f"v1=é,{sign()}")
+
+
+def test_bytes_that_are_no_text_can_be_signed() -> None:
+    payload = b"\xff"
+    signature = hmac.digest(SECRET.encode(), b"%d.%b" % (NOW, payload), "sha256").hex()
+    assert verify(f"t={NOW},v1={signature}", payload=payload)
+    assert not by_the_book(payload, f"t={NOW},v1={signature}", SECRET, NOW)
 
 
 @unhurried
-@given(header=st.text(), payload=st.binary(), secrets=st.lists(st.text(), max_size=3), now=st.integers())
-def test_it_never_raises(header: str, payload: bytes, secrets: list[str], now: int) -> None:
-    assert verify(header, payload=payload, secrets=secrets, now=now) is False
+@given(header=st.text(), payload=st.binary(), secrets=st.lists(st.binary(), max_size=3), now=st.integers())
+def test_it_never_raises(header: str, payload: bytes, secrets: list[bytes], now: int) -> None:
+    assert is_signed(payload, header, secrets=secrets, now=now) is False

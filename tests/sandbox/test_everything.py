@@ -141,6 +141,11 @@ async def bought_in_checkout(
     assert len((await call(v1.payment_intents, "list")).data) == 2
     assert (await call(v1.charges, "retrieve", paid.latest_charge.id)).payment_intent == intent
     assert len((await call(v1.charges, "list", {"payment_intent": intent})).data) == 1
+    refund = await call(v1.refunds, "create", {"payment_intent": intent, "amount": 200, "expand": ["charge"]})
+    assert refund.charge.amount_refunded == 200
+    await call(v1.refunds, "update", refund.id, {"metadata": {"ticket": "7"}})
+    assert (await call(v1.refunds, "retrieve", refund.id)).metadata.ticket == "7"
+    assert len((await call(v1.refunds, "list", {"payment_intent": intent})).data) == 1
     return (await call(v1.subscriptions, "list", {"customer": customer})).data[0]
 
 

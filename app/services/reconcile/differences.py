@@ -1,0 +1,256 @@
+"""Whether an object is otherwise here than at Stripe, why, and mending it by the `sync` that webhooks use."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import models
+from app.db import release
+from app.errors import NotFoundError
+from app.provider.protocol import BillingProvider, Customer, Invoice, MirroredObject, Snapshot, Subscription
+from app.services import catalog, customers, mirror
+from app.services.event_effects import KINDS, Ref, kind_of
+from app.services.mirror import AsOf, Change, Origin, Row
+
+# Stripe signs these addresses anew each time it is asked: only whether there is one can differ.
+_SIGNED = frozenset({"hosted_invoice_url", "invoice_pdf"})
+_GONE = {"deleted": True}
+
+
+class OvertakenError(Exception):
+    """Somebody wrote the row while Stripe was asked: which of the two states is newer can't be told. Look again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One object that is otherwise here than at Stripe; see `models.Difference`."""
+
+    object: str
+    stripe_id: str
+    customer: str | None
+    cause: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    repaired: bool = False
+
+    @property
+    def drift(self) -> bool:
+        """Whether it needs anybody's attention: what waits in the inbox is only late."""
+        return self.cause != "event_pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Our rows of some objects (by Stripe's id), and what turns these objects into rows."""
+
+    rows: Mapping[str, Row]
+    owners: Mapping[str, UUID]
+    plans: Mapping[str, str]
+
+
+async def known(session: AsyncSession, name: str, objects: Sequence[MirroredObject]) -> Known:
+    """What is needed to compare `objects`, all of the kind `name`."""
+    table = mirror.table_of(KINDS[name].model)
+    found = await session.execute(table.select().where(table.c.stripe_id.in_([shown.id for shown in objects])))
+    people = {shown.customer for shown in objects if not isinstance(shown, Customer) and shown.customer is not None}
+    owners = select(models.Customer.stripe_id, models.Customer.id).where(models.Customer.stripe_id.in_(people))
+    prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
+    return Known(
+        {row["stripe_id"]: dict(row) for row in found.mappings()},
+        {row.stripe_id: row.id for row in await session.execute(owners)} if people else {},
+        await catalog.plans_of_prices(session, prices) if prices else {},
+    )
+
+
+def differs(name: str, shown: MirroredObject, known: Known) -> Row | None:
+    """What our row should say and doesn't: all of it where there is none; None when it says everything."""
+    row = known.rows.get(shown.id)
+    values: Row
+    if isinstance(shown, Invoice) and shown.customer is None:
+        return None  # an account's own, which we don't follow
+    if isinstance(shown, Customer) and shown.deleted:
+        values = _GONE
+    elif isinstance(shown, Customer) or shown.customer is None:
+        values = KINDS[name].columns(shown, None, known.plans)
+    elif (owner := known.owners.get(shown.customer)) is not None:
+        values = KINDS[name].columns(shown, owner, known.plans)
+    else:
+        return {"created": shown.created}  # without its customer, it can't be here either
+    if row is None:
+        return None if values.get("deleted") else values
+    return {field: value for field, value in values.items() if not _same(field, row[field], value)} or None
+
+
+def _same(field: str, ours: Any, theirs: Any) -> bool:
+    return (ours is None) == (theirs is None) if field in _SIGNED else bool(ours == theirs)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What Stripe shows (None: it knows no such object), and our row from before it was asked."""
+
+    snapshot: Snapshot[Any] | None
+    row: Row | None
+
+    @property
+    def revision(self) -> int:
+        return mirror.NO_ROW if self.row is None else int(self.row["revision"])
+
+
+async def fetch(session: AsyncSession, provider: BillingProvider, ref: Ref) -> Fetched:
+    kind = KINDS[ref[0]]
+    row = await mirror.find_row(session, kind.model, ref[1])
+    await release(session)
+    try:
+        return Fetched(await kind.fetch(provider, ref[1]), row)
+    except NotFoundError:
+        return Fetched(None, row)
+
+
+async def apply(session: AsyncSession, ref: Ref, fetched: Fetched, *, origin: Origin, claim_user: bool = True) -> None:
+    """Bring our row in line with what was fetched. Raises OvertakenError, and what the kind's `sync` raises."""
+    kind = KINDS[ref[0]]
+    if fetched.snapshot is None:
+        done = await mirror.bury(session, kind.model, ref[1], revision=fetched.revision, origin=origin)
+    else:
+        as_of = AsOf(at=fetched.snapshot.at, revision=fetched.revision)
+        unclaimed = {} if claim_user or ref[0] != "customer" else {"claim_user": False}
+        done = await kind.sync(session, fetched.snapshot.object, as_of=as_of, origin=origin, **unclaimed)
+    if not done:
+        raise OvertakenError
+
+
+async def follow_customer(
+    session: AsyncSession, provider: BillingProvider, stripe_id: str, *, actor: str, claim_user: bool = True
+) -> None:
+    """Have our row of a customer say what Stripe says now, for the sake of another row. Raises as `apply` does."""
+    ref = ("customer", stripe_id)
+    fetched = await fetch(session, provider, ref)
+    if not is_unknown(ref, fetched):
+        await customers.lock(session, stripe_id)
+        await apply(session, ref, fetched, origin=Origin(actor=actor), claim_user=claim_user)
+
+
+async def examine(
+    session: AsyncSession,
+    provider: BillingProvider,
+    ref: Ref,
+    *,
+    missed_in: UUID,
+    repair_as: str | None,
+    history_until: int,
+    claim_user: bool = True,
+) -> Finding | None:
+    """Look at one object again, at Stripe and here; say why if it really differs, and mend it if `repair_as` says who.
+
+    `missed_in` is the run whose differences name the events that never arrived. What was made before second
+    `history_until` and is new to us is no news, and announced to nobody. Raises OvertakenError, and as `apply` does.
+    """
+    name, stripe_id = ref
+    fetched = await fetch(session, provider, ref)
+    owner = await owner_of(session, ref, fetched)
+    if repair_as is not None and owner is not None:
+        await customers.lock(session, owner)
+    if await mirror.revision_of(session, KINDS[name].model, stripe_id) != fetched.revision:
+        raise OvertakenError
+    missing = await differing(session, name, fetched)
+    if missing is None:
+        return None
+    cause = await _cause(session, ref, owner, fetched, missing, missed_in=missed_in)
+    finding = Finding(
+        object=name,
+        stripe_id=stripe_id,
+        customer=owner,
+        cause=cause,
+        fields=_fields(name, fetched.row, missing),
+        repaired=repair_as is not None and cause not in {"event_pending", "unknown"},
+    )
+    if repair_as is not None and finding.repaired:
+        silent = (
+            fetched.row is None and fetched.snapshot is not None and fetched.snapshot.object.created < history_until
+        )
+        origin = Origin(actor=repair_as, silent=silent)
+        await apply(session, ref, fetched, origin=origin, claim_user=claim_user)
+    return finding
+
+
+async def differing(session: AsyncSession, name: str, fetched: Fetched) -> Row | None:
+    """What our row should say and doesn't."""
+    if fetched.snapshot is None:
+        return _GONE if fetched.row is not None and not fetched.row["deleted"] else None
+    shown = fetched.snapshot.object
+    return differs(name, shown, await known(session, name, [shown]))
+
+
+async def owner_of(session: AsyncSession, ref: Ref, fetched: Fetched) -> str | None:
+    """The Stripe customer an object belongs to, or belonged to as far as we know."""
+    if ref[0] == "customer":
+        return ref[1]
+    if fetched.snapshot is not None and fetched.snapshot.object.customer is not None:
+        return str(fetched.snapshot.object.customer)
+    if fetched.row is None:
+        return None
+    return await session.scalar(
+        select(models.Customer.stripe_id).where(models.Customer.id == fetched.row["customer_id"])
+    )
+
+
+async def _cause(
+    session: AsyncSession, ref: Ref, owner: str | None, fetched: Fetched, missing: Row, *, missed_in: UUID
+) -> str:
+    """Why, as far as can be told."""
+    name, stripe_id = ref
+    if is_unknown(ref, fetched):
+        return "unknown"
+    if await _was_missed(session, stripe_id, missed_in):
+        return "event_missing"
+    waiting = select(models.StripeEvent.status, models.StripeEvent.type).where(
+        models.StripeEvent.key.in_([key for key in (owner, stripe_id) if key is not None]),
+        models.StripeEvent.status.in_(("pending", "dead")),
+    )
+    found = {row.status for row in await session.execute(waiting.distinct()) if kind_of(row.type) == name}
+    for status in ("pending", "dead"):
+        if status in found:
+            return f"event_{status}"
+    if fetched.row is None:
+        return "missing"
+    return "deleted" if missing.get("deleted") else "stale"
+
+
+def is_unknown(ref: Ref, fetched: Fetched) -> bool:
+    """Whether this account never had the object, and so a wrong key would be the reason rather than a deletion.
+
+    Of all but drafts of invoices Stripe keeps at least a stub. Burying what it doesn't know could bury everything.
+    """
+    draft = ref[0] == "invoice" and fetched.row is not None and fetched.row["status"] == "draft"
+    return fetched.snapshot is None and not draft
+
+
+async def _was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:
+    found = await session.scalar(
+        select(models.Difference.id)
+        .where(
+            models.Difference.run_id == run_id,
+            models.Difference.object == "event",
+            models.Difference.fields["object"][1].astext == stripe_id,
+        )
+        .limit(1)
+    )
+    return found is not None
+
+
+def _fields(name: str, row: Row | None, missing: Row) -> dict[str, Any]:
+    """{field: [ours, Stripe's]}; what the audit log doesn't keep (personal values) is only named."""
+    if row is None:
+        return {}
+    change = Change(model=KINDS[name].model, old=row, new={**row, **missing}, origin=Origin(actor="reconcile"))
+    entry = mirror.audit_entry(change)
+    shown = (
+        {}
+        if entry is None or entry.before is None or entry.after is None
+        else {field: [entry.before[field], entry.after[field]] for field in entry.after}
+    )
+    return {field: shown.get(field, [None, None]) for field in missing}

@@ -1,0 +1,247 @@
+"""Compares everything with Stripe, step by step, each step in transactions of its own; and fetches missed events."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import AWAY, Sessions, transaction
+from app.errors import BillingError, ConflictError
+from app.models import ReconcileRun
+from app.observability import drift, reconcile_finished, reconcile_unrepaired
+from app.provider.protocol import BillingProvider
+from app.services.event_effects import Ref
+from app.services.reconcile import differences, lists, missed, runs
+from app.services.reconcile.differences import Finding
+from app.services.reconcile.lists import Place
+from app.services.reconcile.missed import WINDOW_SECONDS, Missed, Told
+from app.services.reconcile.runs import BEAT_SECONDS, DONE, PHASES, Progress
+from app.settings import Settings
+from app.values import unix_now
+from app.worker import customers_first
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_SECONDS = 2.0
+"""How long webhooks that are under way have to arrive before a difference is called one."""
+
+
+async def reconcile(
+    sessions: Sessions,
+    provider: BillingProvider,
+    *,
+    actor: str,
+    repair: bool,
+    since: int | None = None,
+    patience: float = PATIENCE_SECONDS,
+    watch: Callable[[ReconcileRun], None] = lambda _run: None,
+) -> ReconcileRun:
+    """Compare with Stripe what was made or changed since then (unix seconds), or everything; mend it with `repair`.
+
+    Goes on with a run that was interrupted. `watch` is shown the run after each step. Raises ConflictError while
+    another process is at it, and whatever keeps it from finishing; then the next call goes on where it stopped.
+    """
+    async with transaction(sessions) as session:
+        run = await runs.start(session, actor=actor, repair=repair, since=since)
+        history_until = await missed.heard_since(session)
+    comparison = Comparison(
+        sessions=sessions, provider=provider, run=run, actor=actor, history_until=history_until, patience=patience
+    )
+    owner = Progress.of(run).owner
+    try:
+        async with _beating(sessions, run, owner):
+            while Progress.of(comparison.run).phase != DONE:
+                await comparison.step()
+                watch(comparison.run)
+    except Exception as error:
+        reason = error.message if isinstance(error, BillingError) else type(error).__name__
+        with suppress(ConflictError, *AWAY):
+            async with transaction(sessions) as session:
+                await runs.fail(session, run, owner, reason)
+        raise
+    async with transaction(sessions) as session:
+        run = await runs.finish(session, run, owner)
+    watch(run)
+    return run
+
+
+@asynccontextmanager
+async def _beating(sessions: Sessions, run: ReconcileRun, owner: str) -> AsyncIterator[None]:
+    """Keep the run ours while the body lasts; if that fails, the next step will notice."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            with suppress(ConflictError, *AWAY):
+                async with transaction(sessions) as session:
+                    await runs.beat(session, run, owner)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """A run under way in this process."""
+
+    sessions: Sessions
+    provider: BillingProvider
+    run: ReconcileRun
+    actor: str
+    history_until: int
+    patience: float
+    _looked: set[Ref] = field(default_factory=set)
+
+    async def step(self) -> None:
+        """One window of events, or one page of a list."""
+        progress = Progress.of(self.run)
+        if progress.phase == "event":
+            compared, then = await self._events(progress)
+        else:
+            compared, then = await self._page(progress)
+        async with transaction(self.sessions) as session:
+            self.run = await runs.save(session, self.run, then, compared=compared)
+
+    async def _events(self, progress: Progress) -> tuple[int, Progress]:
+        if progress.at > progress.until:
+            return 0, replace(progress, phase=_after("event"))
+        until = min(progress.at + WINDOW_SECONDS, progress.until)
+        async with transaction(self.sessions) as session:
+            told = await missed.read(session, self.provider, since=progress.at, until=until)
+            lacking: Sequence[Missed] = told.missed
+            if self.run.repair:
+                lacking = await missed.store(session, lacking, livemode=self.provider.livemode)
+            findings = [_finding(one, repaired=self.run.repair) for one in lacking]
+            found = [finding for finding in findings if await runs.record(session, self.run, finding)]
+        _count(found)
+        changed = await self._changed(told)
+        await self._settle(changed)
+        return len(changed), replace(progress, at=until + 1)
+
+    async def _changed(self, told: Told) -> list[Ref]:
+        """What is to be looked at because something happened to it: all else, the lists show."""
+        if self.run.since is None:
+            return []
+        async with transaction(self.sessions) as session:
+            changed = await lists.not_listed(session, told.about - self._looked, since=self.run.since)
+        self._looked |= told.about
+        return sorted(changed)
+
+    async def _page(self, progress: Progress) -> tuple[int, Progress]:
+        name = progress.phase
+        async with transaction(self.sessions) as session:
+            found = await lists.look(session, self.provider, name, progress.place, since=self.run.since)
+        for object_name, stripe_id in found.unreadable:
+            finding = Finding(object=object_name, stripe_id=stripe_id, customer=None, cause="unreadable")
+            async with transaction(self.sessions) as session:
+                if await runs.record(session, self.run, finding):
+                    _count([finding])
+        await self._settle(found.suspects)
+        compared = len(found.shown) + len(found.unreadable)
+        if found.next is not None:
+            return compared, replace(progress, place=found.next)
+        return compared, replace(progress, phase=_after(name), place=Place())
+
+    async def _settle(self, suspects: Sequence[Ref]) -> None:
+        if suspects:
+            await asyncio.sleep(self.patience)
+        for ref in suspects:
+            finding = await self._examine(ref)
+            if finding is not None:
+                _count([finding])
+
+    async def _examine(self, ref: Ref) -> Finding | None:
+        """What is found and written down of one object; None if it is as at Stripe, or is being written just now."""
+
+        async def work(session: AsyncSession, /, *, claim_user: bool, last: bool) -> Finding | None:
+            finding = await differences.examine(
+                session,
+                self.provider,
+                ref,
+                missed_in=self.run.id,
+                # What couldn't be mended is at least written down.
+                repair_as=self.actor if self.run.repair and not last else None,
+                history_until=self.history_until,
+                claim_user=claim_user,
+            )
+            new = finding is not None and await runs.record(session, self.run, finding)
+            return finding if new else None
+
+        return await customers_first.write(self.sessions, self.provider, work, actor=self.actor)
+
+
+def _after(phase: str) -> str:
+    return [*PHASES, DONE][PHASES.index(phase) + 1]
+
+
+def _finding(one: Missed, *, repaired: bool) -> Finding:
+    event = one.event
+    return Finding(
+        object="event",
+        stripe_id=event.id,
+        customer=event.customer,
+        cause="event_missing",
+        fields={"type": [None, event.type], "object": [None, event.object_id]},
+        repaired=repaired,
+    )
+
+
+def _count(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if finding.drift:
+            drift.labels(finding.object, finding.cause).inc()
+
+
+async def fetch_missed(sessions: Sessions, provider: BillingProvider, *, every: timedelta) -> int:
+    """Put what never arrived into the inbox, for the worker to apply; unless somebody did so less than `every` ago.
+
+    Answers how many events that were. After a failure the next call goes on with the window that failed.
+    """
+    async with transaction(sessions) as session:
+        at = await missed.claim(session, every=every)
+    stored = 0
+    until = unix_now() - missed.UNDERWAY_SECONDS
+    while at is not None and at < until:
+        end = min(at + WINDOW_SECONDS, until)
+        async with transaction(sessions) as session:
+            told = await missed.read(session, provider, since=at, until=end)
+            new = await missed.store(session, told.missed, livemode=provider.livemode)
+            await missed.advance(session, end)
+        _count([_finding(one, repaired=True) for one in new])
+        stored += len(new)
+        at = end
+    if stored:
+        log.warning("stripe_webhooks_missed", events=stored)
+    return stored
+
+
+async def keep_watch(settings: Settings, *, sessions: Sessions, provider: BillingProvider) -> None:
+    """What the schedule asks for now, if anything: missed events, and the comparison of everything."""
+    try:
+        if settings.reconcile_events_minutes:
+            await fetch_missed(sessions, provider, every=timedelta(minutes=settings.reconcile_events_minutes))
+        if settings.reconcile_hours:
+            async with transaction(sessions) as session:
+                due = await runs.is_due(session, every=timedelta(hours=settings.reconcile_hours))
+            if due:
+                await reconcile(sessions, provider, actor=runs.ACTOR, repair=settings.reconcile_repair)
+    except BillingError as error:  # Stripe is away, or another process is at it: there is a next time
+        log.warning("reconcile_put_off", error=error.message)
+    except AWAY:
+        raise
+    except Exception:
+        # What is wrong with it must not end what the worker is there for.
+        log.exception("reconcile_failed")
+    async with transaction(sessions) as session:
+        if (run := await runs.latest_done(session)) is not None and run.finished_at is not None:
+            reconcile_finished.set(run.finished_at.timestamp())
+            reconcile_unrepaired.set(run.drifted - run.repaired)

@@ -1,0 +1,165 @@
+"""Taking an account's past over from Stripe: all of it, once, announced to nobody."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from billing import Account
+from chaos.promises import audit_gaps, differences
+from comparing import Interfered, away_at, compare, dump
+from sqlalchemy import select, update
+
+from app import models
+from app.errors import UnavailableError
+from app.sandbox.resources import customers, payment_methods, subscriptions
+from app.sandbox.sandbox import Sandbox
+from app.worker.backfill import sync
+
+
+class Progress:
+    """What was seen, and how much of it had to be written."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.written = 0
+
+    def __call__(self, _name: str, shown: int, written: int) -> None:
+        self.seen += shown
+        self.written += written
+
+
+async def take_over(account: Account, provider: Any = None, since: int | None = None) -> Progress:
+    progress = Progress()
+    await sync(account.sessions, provider or account.provider, actor="cli", since=since, watch=progress)
+    return progress
+
+
+def change(sandbox: Sandbox, act: Any) -> None:
+    with sandbox.changing():
+        act()
+
+
+def add_customers(sandbox: Sandbox, many: int) -> None:
+    with sandbox.transaction():
+        for number in range(many):
+            customers.create(sandbox, {"name": f"number {number}", "metadata": {"user_id": f"user-{number}"}})
+
+
+@pytest.fixture
+async def past(account: Account) -> Account:
+    """An account with a past that this database knows nothing of: one who pays, one who left, one who is gone."""
+    box = account.sandbox
+    async with account.sessions() as session:
+        price = await session.scalar(select(models.Price.stripe_id).where(models.Price.plan == "pro"))
+    for number in range(3):
+        with box.changing():
+            customer = customers.create(box, {"metadata": {"user_id": f"user-{number}"}})["id"]
+            card = payment_methods.attach(box, {"customer": customer}, "pm_card_visa")["id"]
+            wanted = {"customer": customer, "items": [{"price": price}], "default_payment_method": card}
+            subscription = subscriptions.create(box, wanted)["id"]
+        if number == 1:
+            change(box, lambda id=subscription: subscriptions.cancel(box, {}, id))
+        if number == 2:
+            change(box, lambda id=customer: customers.delete(box, {}, id))
+    return account
+
+
+async def nobody(_name: str, _count: int) -> None:
+    """Nobody meddles."""
+
+
+async def test_a_past_is_taken_over_whole_and_silently(past: Account) -> None:
+    progress = await take_over(past)
+    assert progress.written == progress.seen == 2 + 2 + 3 + 3
+    told = [event for event in past.events() if not event["type"].startswith(("checkout.", "payment_method."))]
+    assert await differences(past, told) == []
+    users = {row.user_id: row.deleted for row in await past.all(models.Customer)}
+    assert {"user-0", "user-1"} <= users.keys()
+    assert sum(users.values()) == 1, "the deleted one is there, for the sake of its invoices"
+    assert {row.status for row in await past.all(models.Subscription)} == {"active", "canceled"}
+    assert {row.plan for row in await past.all(models.Subscription)} == {"pro"}
+    assert await past.all(models.OutboxMessage) == []
+    assert await audit_gaps(past) == []
+    assert (await compare(past)).drifted == 0
+
+
+async def test_a_second_time_changes_nothing(past: Account) -> None:
+    await take_over(past)
+    before = await dump(past)
+    before.pop("cursors")
+    progress = await take_over(past)
+    assert (progress.seen, progress.written) == (10, 0)
+    after = await dump(past)
+    after.pop("cursors")
+    assert after == before
+
+
+async def test_it_goes_on_where_stripe_fell_silent(account: Account) -> None:
+    add_customers(account.sandbox, 230)
+    with pytest.raises(UnavailableError):
+        await take_over(account, Interfered(account.provider, away_at("list_customers", 3)))
+    assert len(await account.all(models.Customer)) == 200
+    asked = Interfered(account.provider, nobody)
+    progress = await take_over(account, asked)
+    assert (progress.seen, progress.written) == (30, 30)
+    assert asked.calls.count("list_customers") == 1
+    assert "retrieve_customer" not in asked.calls, "what a list shows is believed where there is no row"
+    assert len({row.user_id for row in await account.all(models.Customer)}) == 230
+
+
+async def test_what_a_list_shows_never_replaces_a_newer_row(past: Account) -> None:
+    box = past.sandbox
+
+    class Slow(Interfered):
+        async def list_subscriptions(self, **asked: Any) -> Any:
+            page = await past.provider.list_subscriptions(**asked)
+            for row in box.rows("subscription"):
+                if row["status"] == "active":
+                    change(box, lambda id=row["id"]: subscriptions.cancel(box, {}, id))
+            await past.deliver_and_process(past.events())
+            return page
+
+    await take_over(past, Slow(past.provider, nobody))
+    assert {row.status for row in await past.all(models.Subscription)} == {"canceled"}
+    assert await differences(past, past.events()) == []
+
+
+async def test_webhooks_may_come_while_it_runs(past: Account) -> None:
+    async def webhooks() -> None:
+        for event in past.events():
+            await past.deliver(event)
+            await past.process()
+
+    await asyncio.gather(webhooks(), take_over(past))
+    await past.process()
+    assert await differences(past, past.events()) == []
+    assert await audit_gaps(past) == []
+
+
+async def test_of_two_customers_of_one_user_one_is_theirs(account: Account) -> None:
+    with account.sandbox.transaction():
+        for _ in range(2):
+            customers.create(account.sandbox, {"metadata": {"user_id": "ada"}})
+    await take_over(account)
+    assert sorted(str(row.user_id) for row in await account.all(models.Customer)) == ["None", "ada"]
+
+
+async def test_rows_that_stripe_shows_otherwise_are_brought_in_line(past: Account) -> None:
+    await take_over(past)
+    async with past.sessions.begin() as session:
+        await session.execute(update(models.Subscription).values(status="past_due"))
+    change(past.sandbox, lambda: payment_methods.detach(past.sandbox, {}, attached(past.sandbox)))
+    await take_over(past)
+    assert {row.status for row in await past.all(models.Subscription)} == {"active", "canceled"}
+    assert (await compare(past)).drifted == 0
+
+
+def attached(sandbox: Sandbox) -> str:
+    id: str = next(row["id"] for row in sandbox.rows("payment_method") if row["customer"])
+    return id
+
+
+async def test_since_leaves_out_what_was_made_earlier(past: Account) -> None:
+    assert (await take_over(past, since=int(time.time()) + 60)).seen == 0
+    assert (await take_over(past, since=int(time.time()) - 600)).seen == 10
