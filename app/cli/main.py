@@ -102,9 +102,12 @@ def serve(
 @app.command()
 def worker() -> None:
     """Process stored events, without the API."""
+    from uvicorn.loops.auto import auto_loop_factory
+
     from app.worker.process import work
 
-    asyncio.run(work(load_settings()))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop, as in `serve`
+        runner.run(work(load_settings()))
 
 
 @app.command()

@@ -34,6 +34,10 @@ FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
 OUTAGE_RETRY_SECONDS = 15.0
 
+# While its statistics are old Postgres would rather read and sort the whole queue than walk an index in its order.
+IN_ORDER = (
+    "SELECT set_config(name, 'off', true) FROM unnest('{enable_sort,enable_bitmapscan,enable_seqscan}'::text[]) name"
+)
 # What waits longest comes first: one short look at an index answers for almost every moment of a service's life.
 SOONEST = """
 SELECT key, sum(count(*)) OVER () AS seen
@@ -75,7 +79,8 @@ class Inbox:
 
         However many events of however few customers are waiting, none of the others is kept waiting for ever.
         """
-        async with driver_connection(self.sessions) as connection:
+        async with driver_connection(self.sessions) as connection, connection.transaction():
+            await connection.execute(IN_ORDER)
             soonest = await connection.fetch(SOONEST, WINDOW)
             keys = [row["key"] for row in soonest if row["key"] not in busy][:most]
             if soonest and soonest[0]["seen"] == WINDOW and len(keys) < most:

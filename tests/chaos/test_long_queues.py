@@ -60,10 +60,7 @@ async def rows_read(engine: AsyncEngine) -> int:
         return int(await connection.scalar(read) or 0)
 
 
-OLD_STATISTICS = pytest.mark.xfail(reason="before ANALYZE Postgres sorts the whole queue to find what waits longest")
-
-
-@pytest.mark.parametrize("analyzed", [pytest.param(False, marks=OLD_STATISTICS), True])
+@pytest.mark.parametrize("analyzed", [False, True])
 async def test_who_is_due_is_found_without_reading_a_long_queue(
     account: Account, engine: AsyncEngine, busy: str, *, analyzed: bool
 ) -> None:
