@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +169,21 @@ async def test_what_kill_9_interrupted_goes_on(
     await asyncio.to_thread(process.wait, 20)
     stripe.pause = 0.0
 
+    await touch(account, ago=-LEASE)  # a slow test must not take as long as it is waited for
     code, lines = await told("reconcile", "--repair")
     assert (code, lines) == (2, ["billhook: Another comparison with Stripe is under way."])
-    async with account.sessions.begin() as session:
-        await session.execute(update(ReconcileRun).values(updated_at=func.now() - LEASE))
+    await touch(account, ago=LEASE)
     code, lines = await told("reconcile", "--repair")
     assert (code, lines[-1]) == (0, "130 compared, 130 different, 130 mended.")
     assert len(await account.all(ReconcileRun)) == 1
     assert len(await account.all(Difference)) == 130
     assert len(await account.all(models.Customer)) == 130
+
+
+async def touch(account: Account, *, ago: timedelta) -> None:
+    """As if the run had been worked on at that time."""
+    async with account.sessions.begin() as session:
+        await session.execute(update(ReconcileRun).values(updated_at=func.now() - ago))
 
 
 async def test_an_account_s_past_is_taken_over_once(told: Told, account: Account) -> None:

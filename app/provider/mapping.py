@@ -318,9 +318,9 @@ def _within(data: Mapping[str, Any], *path: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value or not _encodable(value):
-        raise UnreadableError("not text")
-    return value
+    if isinstance(value, str) and "\0" not in value and (value.isascii() or _encodable(value)):
+        return value
+    raise UnreadableError("not text")
 
 
 def _encodable(value: str) -> bool:

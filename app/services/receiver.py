@@ -83,6 +83,8 @@ class Receipt(NamedTuple):
 class _Delivery:
     identity: Identity
     type: str
+    counted_as: str
+    """Its type, or "other" for all the types that we don't act on."""
     row: tuple[Any, ...]
     """As STORE wants it."""
     bytes: int
@@ -129,7 +131,7 @@ class Receiver:
         full = self._waiting_rows >= WAITING_ROWS or self._waiting_bytes + len(payload) > WAITING_BYTES
         if full or self._closed:
             _received("other", "unavailable").inc()
-            raise UnavailableError("More deliveries wait than can be kept.", retry_after=RETRY_AFTER_SECONDS)
+            raise UnavailableError("More deliveries wait than can be stored now.", retry_after=RETRY_AFTER_SECONDS)
         try:
             delivery = self._read(payload, signature)
         except BadWebhookError:
@@ -165,9 +167,10 @@ class Receiver:
         reason = why_ignored(envelope, livemode=self._livemode)
         account = envelope.account or ""
         return _Delivery(
-            (account, envelope.id),
-            envelope.type,
-            (
+            identity=(account, envelope.id),
+            type=envelope.type,
+            counted_as=envelope.type if kind_of(envelope.type) else "other",
+            row=(
                 account,
                 envelope.id,
                 envelope.type,
@@ -178,8 +181,8 @@ class Receiver:
                 text,
                 reason,
             ),
-            len(payload),
-            reason is not None,
+            bytes=len(payload),
+            ignored=reason is not None,
         )
 
     async def _flush(self) -> None:
@@ -226,7 +229,7 @@ class Receiver:
             else:
                 known.add(delivery.identity)  # now it is, to its copies in this batch
                 outcome = "ignored" if delivery.ignored else "stored"
-            _received(delivery.type if kind_of(delivery.type) else "other", outcome or "unavailable").inc()
+            _received(delivery.counted_as, outcome or "unavailable").inc()
             if not delivery.outcome.done():  # else its caller has given up
                 delivery.outcome.set_result(outcome)
 

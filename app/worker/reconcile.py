@@ -38,12 +38,14 @@ async def reconcile(
     repair: bool,
     since: int | None = None,
     patience: float = PATIENCE_SECONDS,
+    beat: float = BEAT_SECONDS,
     watch: Callable[[ReconcileRun], None] = lambda _run: None,
 ) -> ReconcileRun:
     """Compare with Stripe what was made or changed since then (unix seconds), or everything; mend it with `repair`.
 
-    Goes on with a run that was interrupted. `watch` is shown the run after each step. Raises ConflictError while
-    another process is at it, and whatever keeps it from finishing; then the next call goes on where it stopped.
+    Goes on with a run that was interrupted. Every `beat` seconds it says that it lives; `watch` is shown the run after
+    each step. Raises ConflictError while another process is at it, and whatever keeps it from finishing; then the next
+    call goes on where it stopped.
     """
     async with transaction(sessions) as session:
         run = await runs.start(session, actor=actor, repair=repair, since=since)
@@ -53,7 +55,7 @@ async def reconcile(
     )
     owner = Progress.of(run).owner
     try:
-        async with _beating(sessions, run, owner):
+        async with _beating(sessions, run, owner, every=beat):
             while Progress.of(comparison.run).phase != DONE:
                 await comparison.step()
                 watch(comparison.run)
@@ -70,12 +72,12 @@ async def reconcile(
 
 
 @asynccontextmanager
-async def _beating(sessions: Sessions, run: ReconcileRun, owner: str) -> AsyncIterator[None]:
+async def _beating(sessions: Sessions, run: ReconcileRun, owner: str, *, every: float) -> AsyncIterator[None]:
     """Keep the run ours while the body lasts; if that fails, the next step will notice."""
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(every)
             with suppress(ConflictError, *AWAY):
                 async with transaction(sessions) as session:
                     await runs.beat(session, run, owner)

@@ -27,6 +27,7 @@ from app.sandbox.sandbox import Sandbox
 from app.services.customers import Buyer
 from app.services.event_effects import HANDLED
 from app.services.reconcile import runs
+from app.values import utcnow
 from app.worker.reconcile import fetch_missed, keep_watch
 
 KEY = "sk_test_billhook"
@@ -390,6 +391,21 @@ async def test_only_one_compares_at_a_time(bought: Account) -> None:
     assert (run.id, run.status, run.compared) == (done.id, "done", 4)
 
 
+async def test_a_comparison_that_lives_says_so(bought: Account) -> None:
+    async def wait(name: str, _count: int) -> None:
+        if name == "list_invoices":
+            async with bought.sessions.begin() as session:
+                await session.execute(update(ReconcileRun).values(updated_at=func.now() - 2 * runs.LEASE))
+            for _ in range(1000):
+                await asyncio.sleep(0.01)
+                [run] = await bought.all(ReconcileRun)
+                if said := run.updated_at > utcnow() - runs.LEASE:
+                    break
+            assert said
+
+    await compare(bought, provider=Interfered(bought.provider, wait), beat=0.01)
+
+
 async def compare_to_the_invoices(account: Account) -> tuple[asyncio.Task[ReconcileRun], asyncio.Event]:
     """A comparison that waits before its last list until it is woken."""
     there, wake = asyncio.Event(), asyncio.Event()
@@ -399,7 +415,7 @@ async def compare_to_the_invoices(account: Account) -> tuple[asyncio.Task[Reconc
             there.set()
             await wake.wait()
 
-    task = asyncio.create_task(compare(account, provider=Interfered(account.provider, wait)))
+    task = asyncio.create_task(compare(account, provider=Interfered(account.provider, wait), beat=HOUR))
     await there.wait()
     return task, wake
 
