@@ -32,6 +32,7 @@ from app.api import (
 from app.api.access_log import AccessLogMiddleware
 from app.api.api_calls import ApiCallsMiddleware
 from app.api.body_limit import BodyLimitMiddleware
+from app.api.body_reader import BodyReader
 from app.api.cors import OriginsMiddleware
 from app.api.deps import State, check_parameters
 from app.api.headers import SecurityHeadersMiddleware
@@ -40,6 +41,7 @@ from app.api.openapi import BillhookAPI
 from app.api.problems import ProblemsMiddleware
 from app.api.ratelimit import RateLimitMiddleware, create_limiter
 from app.api.request_id import RequestIdMiddleware
+from app.api.webhooks import MAX_BODY_BYTES as MAX_WEBHOOK_BYTES
 from app.api.webhooks import WebhookEndpoint
 from app.api.webhooks import paths as webhook_paths
 from app.db import create_engine, create_sessions
@@ -94,10 +96,11 @@ def create_app(
                 ready()
             yield state
 
+    bodies = BodyReader(limit=MAX_WEBHOOK_BYTES)
     line_log = LineLog(level=settings.log_level, fmt=settings.log_format)
     app = BillhookAPI(
         api_prefix=settings.api_prefix,
-        webhooks={path: WebhookEndpoint(path, line_log) for path in webhook_paths(settings.api_prefix)},
+        webhooks={path: WebhookEndpoint(path, bodies, line_log) for path in webhook_paths(settings.api_prefix)},
         lifespan=lifespan,
         middleware=_middleware(settings),
         # A redirect to the same path without its slash would hide a mistake, and lose the body on the way.

@@ -39,6 +39,7 @@ _HTTP_CODES = {
     HTTPStatus.BAD_REQUEST: ("malformed_request", "The request can't be read."),
     HTTPStatus.NOT_FOUND: ("not_found", "There is nothing at this address."),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "This address doesn't know this method."),
+    HTTPStatus.REQUEST_TIMEOUT: ("body_too_slow", "The request's body did not arrive in time."),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "The request's body is too large."),
 }
 

@@ -8,10 +8,10 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app.api import headers, problems
+from app.api.body_reader import BodyReader
 from app.api.request_id import HEADER as REQUEST_ID
 from app.api.request_id import assign_request_id
 from app.errors import BillingError
@@ -34,7 +34,8 @@ def paths(prefix: str) -> tuple[str, ...]:
 class WebhookEndpoint:
     """One of `paths`. Does itself what middleware does for all other routes, and leaves one log line per delivery."""
 
-    def __init__(self, path: str, log: LineLog) -> None:
+    def __init__(self, path: str, bodies: BodyReader, log: LineLog) -> None:
+        self._bodies = bodies
         self._log = log
         self._seconds = http_seconds.labels("POST", path)
         self._requests = cache(partial(http_requests.labels, "POST", path))
@@ -45,7 +46,7 @@ class WebhookEndpoint:
         given: dict[bytes, bytes] = dict(scope["headers"])
         told: dict[str, Any]
         try:
-            body = await _read(given.get(b"content-length", b""), receive)
+            body = await self._bodies.read(given.get(b"content-length", b""), receive)
             if body is None:
                 return
             receiver: Receiver = scope["state"]["receiver"]
@@ -81,24 +82,6 @@ class WebhookEndpoint:
             duration_ms=round(seconds * 1000, 2),
             **told,
         )
-
-
-async def _read(announced: bytes, receive: Receive) -> bytes | None:
-    """The body; None when they hung up before its end. 413 beyond the limit, be it announced or sent."""
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > MAX_BODY_BYTES:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        if not message.get("more_body"):
-            return b"".join(chunks)
 
 
 def _outcome(status: int) -> str:
@@ -151,6 +134,7 @@ def describe(operation_id: str) -> dict[str, Any]:
                 "content": {"application/json": {"schema": receipt}},
             },
             "400": {"description": "Not signed by Stripe, or not an event"},
+            "408": {"description": "The body did not arrive within 20 seconds"},
             "413": {"description": "Larger than 1 MiB"},
         },
     }

@@ -176,9 +176,7 @@ async def make_due(session: AsyncSession, ids: Sequence[int]) -> None:
     await session.execute(
         update(StripeEvent)
         .where(StripeEvent.id.in_(ids))
-        .values(
-            status="pending", reason=None, attempts=0, next_attempt_at=func.now(), last_error=None
-        )
+        .values(status="pending", reason=None, attempts=0, next_attempt_at=func.now(), last_error=None)
         .execution_options(synchronize_session=False)
     )
     await session.execute(select(func.pg_notify(WAKE_CHANNEL, "")))

@@ -1,7 +1,6 @@
 """Receiving Stripe's events: stored for good before they are acknowledged, many deliveries to one commit."""
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 import asyncpg
 import structlog
 from prometheus_client import Counter
-from pydantic_core import from_json
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import BillingError, UnavailableError
 from app.observability import batch_size, events_received
+from app.provider.mapping import decode
 from app.provider.protocol import Envelope, WebhookVerifier
 from app.services.event_effects import kind_of
 from app.values import unix_now
@@ -161,7 +160,7 @@ class Receiver:
             raise BadWebhookError("The signature doesn't match, or is too old.", code="invalid_signature")
         try:
             text = payload.decode()
-            envelope = self._verifier.parse_envelope(_json(text))
+            envelope = self._verifier.parse_envelope(decode(text))
         except (ValueError, RecursionError) as error:
             raise BadWebhookError("The body is not an event.", code="invalid_event") from error
         reason = why_ignored(envelope, livemode=self._livemode)
@@ -268,13 +267,6 @@ class Receiver:
             with suppress(SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 await connection.invalidate()
                 await connection.close()
-
-
-def _json(text: str) -> Any:
-    try:
-        return from_json(text)
-    except ValueError:  # half a surrogate pair, or nested deeply: rare, but an event
-        return json.loads(text)
 
 
 def why_ignored(envelope: Envelope, *, livemode: bool) -> str | None:

@@ -1,7 +1,6 @@
 """Applies the due events of many customers in one transaction; what stands out is left to be done alone."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +10,7 @@ import structlog
 
 from app.db import Sessions, driver_connection
 from app.observability import batch_size, customer_locks_busy, events_lag, events_processed
+from app.provider.mapping import decode
 from app.provider.protocol import BillingProvider, Event
 from app.services import bulk_effects
 from app.services.bulk_rows import OvertakenError
@@ -126,7 +126,7 @@ async def _due(connection: Any, provider: BillingProvider, keys: Sequence[str]) 
 
 def read(provider: BillingProvider, payload: str | None) -> Event | Exception:
     try:
-        return provider.parse_event(json.loads(payload or ""))
+        return provider.parse_event(decode(payload or ""))
     except (ValueError, RecursionError) as error:
         return error
 
