@@ -9,8 +9,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from typing_extensions import override
 from app.db import Sessions, create_engine, create_sessions
 from app.embedded import start_postgres, start_valkey
 from app.migrate import upgrade
-from app.observability import customer_locks_busy
 from app.provider.stripe import StripeProvider
 from app.provider.throttle import Throttle
 from app.redis import create_redis
@@ -35,6 +34,7 @@ URL = "http://sandbox"
 WORKERS = 2
 CONCURRENCY = 4  # customers that a worker does at once, as WORKER_CONCURRENCY by default
 
+WAITING = text("SELECT 1 FROM stripe_events WHERE status <> 'processed' LIMIT 1")
 STORE = text("""
 INSERT INTO stripe_events (event_id, type, key, created, livemode, payload)
 VALUES (:id, :type, :key, :created, false, :payload)
@@ -106,31 +106,38 @@ def unclear(events: Sequence[dict[str, Any]], mark: str) -> list[dict[str, Any]]
     ]
 
 
-async def work(sessions: Sessions, redis: Redis, provider: StripeProvider) -> float:
+async def work(postgres: str, redis: Redis, provider: StripeProvider) -> float:
     """Apply everything that waits; answers how many seconds that took."""
-    started = time.perf_counter()
-    workers = [
-        Dispatcher(
-            Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=12),
-            asyncio.Event(),
-            concurrency=CONCURRENCY,
-            poll_seconds=0.2,
-        )
-        for _ in range(WORKERS)
-    ]
-    tasks = [asyncio.create_task(worker.run()) for worker in workers]
-    waiting = True
-    while waiting:
-        await asyncio.sleep(0.02)
-        async with sessions() as session:
-            waiting = bool(
-                await session.scalar(text("SELECT 1 FROM stripe_events WHERE status <> 'processed' LIMIT 1"))
-            )
-    took = time.perf_counter() - started
-    for task in tasks:
+    async with AsyncExitStack() as stack:
+        started = time.perf_counter()
+        for _ in range(WORKERS):
+            await stack.enter_async_context(working(postgres, redis, provider))
+        sessions = await stack.enter_async_context(connected(postgres))
+        waiting = True
+        while waiting:
+            await asyncio.sleep(0.02)
+            async with sessions() as session:
+                waiting = await session.scalar(WAITING) is not None
+        return time.perf_counter() - started
+
+
+@asynccontextmanager
+async def working(postgres: str, redis: Redis, provider: StripeProvider) -> AsyncIterator[None]:
+    """A worker with connections of its own, as each process has them."""
+    async with connected(postgres) as sessions:
+        inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=12)
+        dispatcher = Dispatcher(inbox, asyncio.Event(), concurrency=CONCURRENCY, poll_seconds=0.2)
+        task = asyncio.create_task(dispatcher.run())
+        yield
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return took
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def connected(postgres: str) -> AsyncIterator[Sessions]:
+    engine = create_engine(postgres, pool_size=10)
+    yield create_sessions(engine)
+    await engine.dispose()
 
 
 async def measure(postgres: str, valkey: str, *, customers: int, latency: float, per_second: int, rounds: int) -> None:
@@ -139,32 +146,26 @@ async def measure(postgres: str, valkey: str, *, customers: int, latency: float,
     stripe = FarStripe(sandbox, latency)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(sandbox.state.sandbox.aclose)
-        engine = create_engine(postgres, pool_size=20)
-        stack.push_async_callback(engine.dispose)
         there = await stack.enter_async_context(create_redis(valkey))
         nowhere = await stack.enter_async_context(create_redis("unix:///nowhere"))
         throttle = Throttle(there, per_second=per_second)
         provider = await stack.enter_async_context(
             StripeProvider(KEY, base_url=URL, transport=stripe, throttle=throttle)
         )
-        sessions = create_sessions(engine)
+        sessions = await stack.enter_async_context(connected(postgres))
         events = await subscribe(sandbox, customers)
         await store(sessions, events)
-        await work(sessions, there, provider)
-        print(
-            f"{WORKERS} workers, {customers} customers to ask Stripe about once, {latency * 1000:.0f} ms away, {per_second} requests a second"
-        )
-        print(f"{'median':12}{'requests':>10}{'seconds':>10}{'lock busy':>11}")
+        await work(postgres, there, provider)
+        print(f"{WORKERS} workers, {customers} customers about each of whom Stripe must be asked once,")
+        print(f"{latency * 1000:.0f} ms away, {per_second} requests a second; medians of {rounds} rounds")
         for name, client in (("with Redis", there), ("without", nowhere)):
-            requests, seconds, busy = [], [], []
+            requests, seconds = [], []
             for number in range(rounds):
                 await store(sessions, unclear(events, f"{name}_{number}"))
-                asked, met = stripe.asked, customer_locks_busy._value.get()  # noqa: SLF001 - the counter's own value
-                seconds.append(await work(sessions, client, provider))
+                asked = stripe.asked
+                seconds.append(await work(postgres, client, provider))
                 requests.append(stripe.asked - asked)
-                busy.append(customer_locks_busy._value.get() - met)  # noqa: SLF001 - the same
-            medians = [statistics.median(several) for several in (requests, seconds, busy)]
-            print(f"{name:12}{medians[0]:>10.0f}{medians[1]:>10.2f}{medians[2]:>11.0f}")
+            print(f"{name:10}{statistics.median(requests):6.0f} requests{statistics.median(seconds):8.2f} s")
 
 
 def main() -> None:

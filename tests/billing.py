@@ -1,6 +1,6 @@
 """Histories at the sandbox, and our side of them: what buyers and Stripe do in tests."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ from signing import body, sign
 from sqlalchemy import select
 
 from app import models
-from app.db import Sessions, transaction
+from app.db import Sessions, driver_connection, transaction
 from app.models.mirror import Mirrored
 from app.provider.stripe import StripeProvider
 from app.sandbox import checkout as hosted
@@ -21,6 +21,7 @@ from app.services.catalog import Catalog
 from app.services.customers import Buyer
 from app.services.mirror import Origin
 from app.services.receiver import Receipt, Receiver
+from app.worker import batch
 from app.worker.inbox import Inbox
 
 SECRET = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0"
@@ -97,15 +98,21 @@ class Account:
                 receiver, self._receiver = self._receiver, None
                 await receiver.aclose()
 
+    async def due_keys(self, *, most: int, busy: Collection[str] = ()) -> list[str]:
+        return await due_keys(self.inbox, most=most, busy=busy)
+
+    async def process_batch(self, keys: Sequence[str]) -> batch.Outcome:
+        return await process_batch(self.inbox, keys)
+
     async def process(self) -> None:
         """Apply everything that is due, as a worker does: in batches, and alone what these leave."""
-        while keys := await self.inbox.due_keys(most=100):
-            for key in (await self.inbox.process(keys)).left:
+        while keys := await self.due_keys(most=100):
+            for key in (await self.process_batch(keys)).left:
                 await self.inbox.process_key(key)
 
     async def process_alone(self) -> None:
         """Apply everything that is due, one customer at a time."""
-        while keys := await self.inbox.due_keys(most=100):
+        while keys := await self.due_keys(most=100):
             for key in keys:
                 await self.inbox.process_key(key)
 
@@ -130,3 +137,13 @@ class Account:
             ]
             for model in mirrored
         }
+
+
+async def due_keys(inbox: Inbox, *, most: int, busy: Collection[str] = ()) -> list[str]:
+    async with driver_connection(inbox.sessions) as connection:
+        return await inbox.due_keys(connection, most=most, busy=busy)
+
+
+async def process_batch(inbox: Inbox, keys: Sequence[str]) -> batch.Outcome:
+    async with driver_connection(inbox.sessions) as connection:
+        return await batch.process(connection, inbox.provider, keys)

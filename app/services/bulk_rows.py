@@ -7,6 +7,7 @@ the engine's own, on which SQLAlchemy has JSON come as Python values but go as t
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from sqlalchemy import Table
@@ -61,7 +62,7 @@ async def append_audit(connection: Any, entries: Sequence[audit.Entry]) -> None:
 
 async def append_outbox(connection: Any, messages: Sequence[outbox.Message]) -> None:
     if messages:
-        await connection.execute(_insertion(OUTBOX), *_arrays(OUTBOX, messages, getattr))
+        await connection.execute(_insertion(OUTBOX), *_arrays(OUTBOX, messages, attrgetter))
 
 
 def news_of(changes: Iterable[Change]) -> dict[type[Mirrored], dict[str, tuple[Row | None, Row]]]:
@@ -90,13 +91,11 @@ def _columns(table: Table) -> tuple[tuple[str, str, bool], ...]:
     return tuple((c.name, c.type.compile(_DIALECT), isinstance(c.type, postgresql.JSONB)) for c in filled)
 
 
-def _arrays(
-    table: Table, rows: Sequence[Any], get: Callable[[Any, str], Any] = lambda row, name: row[name]
-) -> list[Any]:
+def _arrays(table: Table, rows: Sequence[Any], getter: Callable[[str], Callable[[Any], Any]] = itemgetter) -> list[Any]:
     """One array per column."""
     arrays = []
     for name, _, is_json in _columns(table):
-        column = [get(row, name) for row in rows]
+        column = list(map(getter(name), rows))
         arrays.append([None if value is None else json.dumps(value) for value in column] if is_json else column)
     return arrays
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 
-from app.db import Sessions, driver_connection
 from app.observability import batch_size, customer_locks_busy, events_lag, events_processed
 from app.provider.mapping import decode
 from app.provider.protocol import BillingProvider, Event
@@ -51,19 +50,21 @@ class Outcome:
     busy: Sequence[str]
 
 
-async def process(sessions: Sessions, provider: BillingProvider, keys: Sequence[str]) -> Outcome:
-    """Apply the due events of `keys`: all that can be applied together, or none. Raises when the database is away."""
-    async with driver_connection(sessions) as connection:
-        batch = _Batch()
-        try:
-            async with connection.transaction():
-                await _apply(connection, provider, keys, batch)
-        except Exception as error:
-            if connection.is_closed() or isinstance(error, TimeoutError):
-                raise
-            # Whatever it was, one at a time it harms only the one that caused it.
-            log.warning("inbox_batch_failed", keys=len(batch.due), exc_info=True)
-            batch.done = set()
+async def process(connection: Any, provider: BillingProvider, keys: Sequence[str]) -> Outcome:
+    """Apply the due events of `keys`: all that can be applied together, or none. Raises when the database is away.
+
+    `connection` is `db.driver_connection`'s.
+    """
+    batch = _Batch()
+    try:
+        async with connection.transaction():
+            await _apply(connection, provider, keys, batch)
+    except Exception as error:
+        if connection.is_closed() or isinstance(error, TimeoutError):
+            raise
+        # Whatever it was, one at a time it harms only the one that caused it.
+        log.warning("inbox_batch_failed", keys=len(batch.due), exc_info=True)
+        batch.done = set()
     _count([one for key in batch.done for one in batch.due[key]])
     customer_locks_busy.inc(len(keys) - len(batch.locked))
     return Outcome(

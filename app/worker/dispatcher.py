@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import structlog
 
-from app.db import AWAY
+from app.db import AWAY, driver_connection
+from app.worker import batch
 from app.worker.batch import KEYS
 from app.worker.inbox import BATCH, BUSY_SECONDS, Inbox
 
@@ -40,8 +42,7 @@ class Dispatcher:
         try:
             while True:
                 self._wake.clear()
-                pause = await self._batch()
-                self._start_waiting()
+                pause = await self._batches()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), timeout=pause)
         finally:
@@ -55,16 +56,31 @@ class Dispatcher:
         while True:
             await self._much.wait()
             self._much.clear()
-            while not await self._batch():
-                self._start_waiting()
+            await self._batches()
 
-    async def _batch(self) -> float:
-        """Do one; answers how many seconds may pass before the next, unless something comes meanwhile."""
+    async def _batches(self) -> float:
+        """Do what is due; answers how many seconds may pass before the next look, unless something comes meanwhile."""
+        self._start_waiting()
+        try:
+            async with driver_connection(self._inbox.sessions) as connection:
+                while not (pause := await self._batch(connection)):
+                    self._start_waiting()
+        except AWAY as error:
+            log.warning("inbox_database_away", error=type(error).__name__)
+        except Exception:
+            # The events stay pending; a bug met here must not end the loop.
+            log.exception("inbox_failed")
+        else:
+            return pause
+        return self._poll_seconds
+
+    async def _batch(self, connection: Any) -> float:
+        """Do one; answers how many seconds may pass before the next."""
         if len(self._waiting) >= MOST_WAITING:
             return self._poll_seconds
         keys: list[str] = []
         try:
-            found = await self._inbox.due_keys(most=KEYS, busy=self._busy())
+            found = await self._inbox.due_keys(connection, most=KEYS, busy=self._busy())
             busy = self._busy()  # the other batch may have begun since
             keys = [key for key in found if key not in busy]
             if not keys:
@@ -72,14 +88,7 @@ class Dispatcher:
             self._batched.update(keys)
             if len(keys) == KEYS:
                 self._much.set()
-            outcome = await self._inbox.process(keys)
-        except AWAY as error:
-            log.warning("inbox_database_away", error=type(error).__name__)
-            return self._poll_seconds
-        except Exception:
-            # The events stay pending; a bug met here must not end the loop.
-            log.exception("inbox_failed")
-            return self._poll_seconds
+            outcome = await batch.process(connection, self._inbox.provider, keys)
         finally:
             self._batched.difference_update(keys)
         self._waiting |= dict.fromkeys(outcome.left)

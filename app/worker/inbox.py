@@ -5,6 +5,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -12,7 +13,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import Sessions, driver_connection
+from app.db import Sessions
 from app.errors import BillingError, RateLimitedError, UnavailableError
 from app.models import StripeEvent
 from app.observability import customer_locks_busy, events_backlog, events_lag, events_processed
@@ -74,12 +75,12 @@ class Inbox:
     max_attempts: int
     _walked_to: str = ""
 
-    async def due_keys(self, *, most: int, busy: Collection[str] = ()) -> list[str]:
+    async def due_keys(self, connection: Any, *, most: int, busy: Collection[str] = ()) -> list[str]:
         """At most `most` keys with events to apply now, none of them `busy`; whoever waits longest comes first.
 
         However many events of however few customers are waiting, none of the others is kept waiting for ever.
         """
-        async with driver_connection(self.sessions) as connection, connection.transaction():
+        async with connection.transaction():
             await connection.execute(IN_ORDER)
             soonest = await connection.fetch(SOONEST, WINDOW)
             keys = [row["key"] for row in soonest if row["key"] not in busy][:most]
@@ -88,10 +89,6 @@ class Inbox:
                 self._walked_to = walked[-1]["key"] if len(walked) == STEPS else ""
                 keys += [row["key"] for row in walked if row["due"] and row["key"] not in busy]
         return list(dict.fromkeys(keys))[:most]
-
-    async def process(self, keys: Sequence[str]) -> batch.Outcome:
-        """Apply the due events of many keys at once; see `batch.process`."""
-        return await batch.process(self.sessions, self.provider, keys)
 
     async def measure_backlog(self) -> None:
         """Set the gauge; counting stops at ten thousand, where the exact number no longer matters."""

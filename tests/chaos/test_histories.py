@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from billing import Account, card
+from billing import Account, card, due_keys, process_batch
 from chaos import promises
 from redis.asyncio import Redis
 from sqlalchemy import func, update
@@ -153,8 +153,8 @@ class History:
 
     async def work(self, inbox: Inbox, *, alone: bool) -> None:
         """What a worker does: a batch, and one at a time what that leaves; or `alone` from the start."""
-        keys = await inbox.due_keys(most=5)
-        for key in keys if alone else (await inbox.process(keys)).left:
+        keys = await due_keys(inbox, most=5)
+        for key in keys if alone else (await process_batch(inbox, keys)).left:
             await inbox.process_key(key)
 
     # What buyers do

@@ -71,7 +71,7 @@ async def test_who_is_due_is_found_without_reading_a_long_queue(
         async with engine.begin() as connection:
             await connection.execute(text("ANALYZE stripe_events"))
     before = await rows_read(engine)
-    keys = await account.inbox.due_keys(most=OTHERS + 1)
+    keys = await account.due_keys(most=OTHERS + 1)
     read = await rows_read(engine) - before
     assert set(keys) == {busy, *(event["data"]["object"]["customer"] for event in others)}
     assert OTHERS < read < QUEUE / 10

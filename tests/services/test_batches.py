@@ -27,7 +27,7 @@ async def bought(account: Account) -> list[dict[str, Any]]:
 async def receive(account: Account, events: list[dict[str, Any]]) -> list[str]:
     for event in events:
         await account.deliver(event)
-    return await account.inbox.due_keys(most=100)
+    return await account.due_keys(most=100)
 
 
 async def statuses(account: Account) -> dict[str, str]:
@@ -38,7 +38,7 @@ async def test_a_batch_applies_many_customers_at_once(account: Account) -> None:
     events = await bought(account)
     keys = await receive(account, events)
     assert len(keys) == len(BUYERS)
-    assert await account.inbox.process(keys) == batch.Outcome(left=[], busy=[])
+    assert await account.process_batch(keys) == batch.Outcome(left=[], busy=[])
 
     assert set((await statuses(account)).values()) == {"processed"}
     subscriptions = await account.all(models.Subscription)
@@ -98,7 +98,7 @@ async def test_a_row_postgres_refuses_harms_only_its_own_event(account: Account)
             )
         )
     keys = await receive(account, events)
-    assert sorted((await account.inbox.process(keys)).left) == sorted(keys)
+    assert sorted((await account.process_batch(keys)).left) == sorted(keys)
     assert set((await statuses(account)).values()) == {"pending"}
     await account.process()
     assert {id for id, status in (await statuses(account)).items() if status != "processed"} == {poison["id"]}
@@ -108,16 +108,16 @@ async def test_a_customer_whose_rows_are_being_written_is_left_for_later(account
     keys = await receive(account, await bought(account))
     async with account.sessions.begin() as session:
         await session.execute(select(func.pg_advisory_xact_lock(lock_number(keys[0]))))
-        outcome = await account.inbox.process(keys)
+        outcome = await account.process_batch(keys)
     assert outcome == batch.Outcome(left=[], busy=[keys[0]])
-    assert await account.inbox.due_keys(most=100) == [keys[0]]
+    assert await account.due_keys(most=100) == [keys[0]]
 
 
 async def test_what_needs_stripe_is_left_and_the_others_are_not_kept_waiting(account: Account) -> None:
     events = await bought(account)
     stranger = changed(events[0], customer="cus_unknown", id="sub_unknown")
     keys = await receive(account, [*events, stranger])
-    outcome = await account.inbox.process(keys)
+    outcome = await account.process_batch(keys)
     assert outcome == batch.Outcome(left=["cus_unknown"], busy=[])
     assert {id for id, status in (await statuses(account)).items() if status == "pending"} == {stranger["id"]}
 
@@ -138,7 +138,7 @@ async def test_several_changes_of_one_row_are_one_write_but_each_is_audited(acco
         step["data"]["object"]["items"]["data"][0]["quantity"] = n + 1
         story.append(step)
     keys = await receive(account, story)
-    assert await account.inbox.process(keys) == batch.Outcome(left=[], busy=[])
+    assert await account.process_batch(keys) == batch.Outcome(left=[], busy=[])
     [row] = await account.all(models.Subscription)
     assert (row.quantity, row.revision) == (4, 4)
     steps = [r for r in await account.all(models.AuditRow) if r.subject == row.stripe_id]
@@ -155,7 +155,7 @@ async def test_a_batch_is_bounded_in_bytes(account: Account) -> None:
     for event in events:
         event["padding"] = "x" * 900_000
     keys = await receive(account, events)
-    await account.inbox.process(keys)
+    await account.process_batch(keys)
     done = [status for status in (await statuses(account)).values() if status == "processed"]
     assert 0 < len(done) < len(events)
     await account.process()
@@ -169,7 +169,7 @@ async def test_new_customers_come_in_batches_too_but_two_of_one_user_are_looked_
         )
     events = account.events("customer.created")
     keys = await receive(account, events)
-    outcome = await account.inbox.process(keys)
+    outcome = await account.process_batch(keys)
     assert len(outcome.left) == 1
     rows = await account.all(models.Customer)
     assert sorted(row.user_id for row in rows) == ["ada", "grace"]
@@ -183,7 +183,7 @@ async def test_a_deleted_customer_is_looked_at_closely(account: Account) -> None
     with account.sandbox.changing():
         delete_customer(account.sandbox, {}, customer["id"])
     await receive(account, account.events("customer.deleted"))
-    outcome = await account.inbox.process([customer["id"]])
+    outcome = await account.process_batch([customer["id"]])
     assert outcome.left == [customer["id"]]
     await account.process()
     assert [row.deleted for row in await account.all(models.Customer)] == [True]

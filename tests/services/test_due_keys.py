@@ -30,21 +30,21 @@ async def wait(account: Account, keys: list[str], *, due_in: timedelta = timedel
 
 async def test_who_waits_longest_comes_first(account: Account) -> None:
     await wait(account, ["cus_c", "cus_a", "cus_b", "cus_a"])
-    assert await account.inbox.due_keys(most=10) == ["cus_c", "cus_a", "cus_b"]
-    assert await account.inbox.due_keys(most=2) == ["cus_c", "cus_a"]
-    assert await account.inbox.due_keys(most=2, busy={"cus_c"}) == ["cus_a", "cus_b"]
+    assert await account.due_keys(most=10) == ["cus_c", "cus_a", "cus_b"]
+    assert await account.due_keys(most=2) == ["cus_c", "cus_a"]
+    assert await account.due_keys(most=2, busy={"cus_c"}) == ["cus_a", "cus_b"]
 
 
 async def test_what_is_put_off_is_not_due(account: Account) -> None:
     await wait(account, ["cus_a"], due_in=timedelta(hours=1))
-    assert await account.inbox.due_keys(most=10) == []
+    assert await account.due_keys(most=10) == []
 
 
 async def test_those_behind_long_queues_are_found_too(account: Account) -> None:
     await wait(account, ["cus_heavy"] * 2 * inbox.WINDOW)
     await wait(account, ["cus_z", "cus_a"], due_in=timedelta(minutes=1))
-    assert await account.inbox.due_keys(most=10) == ["cus_heavy", "cus_a", "cus_z"]
-    assert await account.inbox.due_keys(most=10, busy={"cus_heavy"}) == ["cus_a", "cus_z"]
+    assert await account.due_keys(most=10) == ["cus_heavy", "cus_a", "cus_z"]
+    assert await account.due_keys(most=10, busy={"cus_heavy"}) == ["cus_a", "cus_z"]
 
 
 async def test_a_walk_is_bounded_and_goes_on_where_it_stopped(account: Account) -> None:
@@ -52,5 +52,5 @@ async def test_a_walk_is_bounded_and_goes_on_where_it_stopped(account: Account) 
     await wait(account, put_off, due_in=timedelta(hours=1))
     await wait(account, ["cus_heavy"] * inbox.WINDOW)
     await wait(account, ["cus_02400"], due_in=timedelta(minutes=1))
-    looks = [await account.inbox.due_keys(most=10, busy={"cus_heavy"}) for _ in range(4)]
+    looks = [await account.due_keys(most=10, busy={"cus_heavy"}) for _ in range(4)]
     assert looks == [[], [], ["cus_02400"], []]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from billing import Account
+from billing import Account, due_keys
 from sqlalchemy import func, select, update
 
 from app import models
@@ -133,7 +133,7 @@ async def test_an_event_is_set_aside_as_dead_after_its_last_try(account: Account
         assert row.attempts == attempt
     assert row.status == "dead"
     await make_due(account)
-    assert await account.inbox.due_keys(most=10) == []
+    assert await account.due_keys(most=10) == []
     async with account.sessions() as session:
         dead = await inbox.list_events(session, status="dead", type=None, customer=None, limit=10, starting_after=None)
     assert [found.event_id for found in dead] == [event["id"]]
@@ -185,7 +185,7 @@ async def test_two_workers_on_one_database_apply_each_event_once(account: Accoun
     )
 
     async def drain(worker: Any) -> None:
-        while keys := await worker.due_keys(most=100):
+        while keys := await due_keys(worker, most=100):
             await asyncio.gather(*(worker.process_key(key) for key in keys[:4]))
 
     await asyncio.gather(drain(account.inbox), drain(other))
