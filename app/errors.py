@@ -9,6 +9,7 @@ BillingError                     what a caller may be told
 ├── PaymentFailedError     402   the bank or Stripe refused the money
 ├── RateLimitedError       429   too often; `retry_after` says when again
 ├── ProviderError          502   Stripe refuses us: our key, our account, our bug
+│   └── UnreadableAnswerError 502   it answers, in a shape that we don't know
 └── UnavailableError       503   Stripe, Postgres or Redis is away; try again
 """
 
@@ -88,6 +89,10 @@ class RateLimitedError(BillingError):
 class ProviderError(BillingError):
     status = 502
     code = "provider_error"
+
+
+class UnreadableAnswerError(ProviderError):
+    """Of one object only: others may be readable."""
 
 
 class UnavailableError(BillingError):

@@ -124,6 +124,7 @@ events_lag = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600),
     registry=registry,
 )
+events_due = Gauge("billing_webhook_due", "Events that should be applied now", registry=registry)
 events_backlog = Gauge("billing_webhook_backlog", "Events waiting, due or not", registry=registry)
 batch_size = Histogram(
     "billing_webhook_batch_size",

@@ -1,6 +1,6 @@
 """What the Redis lock per customer saves: two workers over the same customers, with Redis and without.
 
-.venv/bin/python benchmarks/locks.py [--customers 200] [--latency 0.1] [--per-second 20] [--rounds 3]
+.venv/bin/python benchmarks/locks.py [--customers 200] [--latency 0.3] [--per-second 20] [--rounds 3]
 """
 
 import argparse
@@ -171,7 +171,7 @@ async def measure(postgres: str, valkey: str, *, customers: int, latency: float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--customers", type=int, default=200)
-    parser.add_argument("--latency", type=float, default=0.1, help="seconds until Stripe answers")
+    parser.add_argument("--latency", type=float, default=0.3, help="seconds until Stripe answers")
     parser.add_argument("--per-second", type=int, default=20, help="requests that Stripe may be asked")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -1,10 +1,12 @@
 """Redis may hold a lock, lose it, or be away: the work goes on and nobody else's lock is touched."""
 
 import asyncio
+import re
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -152,3 +154,14 @@ async def test_how_the_lock_was_come_by_is_counted_by_its_kind(redis: Redis) -> 
             pass
     await away.aclose()
     assert registry.get_sample_value("billing_lock_wait_seconds_count", {"lock": "events"})
+
+
+async def test_the_benchmark_of_the_locks_runs() -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "locks.py"
+    few = ("--customers", "5", "--latency", "0", "--rounds", "1")
+    process = await asyncio.create_subprocess_exec(sys.executable, script, *few, stdout=PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    asked = re.findall(r"(with Redis|without) +(\d+) requests", output.decode())
+    assert [name for name, _ in asked] == ["with Redis", "without"]
+    assert all(int(requests) >= 5 for _, requests in asked)

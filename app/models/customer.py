@@ -16,6 +16,7 @@ class Customer(Mirrored, Base):
     __tablename__ = "customers"
     __table_args__ = (
         Index("uq_customers_user_id_living", "user_id", unique=True, postgresql_where=text("NOT deleted")),
+        Index("ix_customers_user_id", "user_id"),  # living or not: for their story
         Index("ix_customers_created", "created"),  # Stripe's list is held against it
     )
 

@@ -20,6 +20,7 @@ class StripeEvent(Base):
         Index("ix_stripe_events_due", "key", "next_attempt_at", postgresql_where=text("status = 'pending'")),
         Index("ix_stripe_events_unsettled", "status", "id", postgresql_where=text("status IN ('pending', 'dead')")),
         Index("ix_stripe_events_key_id", "key", "id"),
+        Index("ix_stripe_events_type_id", "type", "id"),
         # What arrived since a moment. Rows lie about as they came, so blocks' first and last times are enough.
         Index("ix_stripe_events_received_at", "received_at", postgresql_using="brin"),
         # What retention still has to empty.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.errors import NotFoundError, ProviderError
+from app.errors import NotFoundError, UnreadableAnswerError
 from app.provider import mapping
 from app.provider.protocol import Customer, Invoice, Page, PaymentMethod, Subscription
 from app.provider.stripe_client import StripeClient
@@ -100,10 +100,10 @@ async def whole(client: StripeClient, data: Mapping[str, Any]) -> Mapping[str, A
 
 
 def readable(read: Callable[[Mapping[str, Any]], T], data: Mapping[str, Any], *, request_id: str | None) -> T:
-    """What an answer says. Raises ProviderError where that can't be read."""
+    """What an answer says. Raises UnreadableAnswerError where that can't be read."""
     try:
         return read(data)
     except mapping.UnreadableError as error:
-        raise ProviderError(
+        raise UnreadableAnswerError(
             "Stripe's answer has a shape that Billhook does not know.", provider_request_id=request_id
         ) from error

@@ -18,28 +18,23 @@ from app.services.mirror import AsOf, Change, Origin, Row
 BREATH = 8  # keys decided between two looks at the event loop, so that requests are not kept waiting
 
 
-async def apply(connection: Any, events: Mapping[str, Sequence[Event]]) -> set[str]:
-    """Apply what can be, of `events` by key (oldest first), inside the transaction of an asyncpg `connection`.
+async def decide(connection: Any, events: Mapping[str, Sequence[Event]]) -> dict[str, list[Change]]:
+    """What `events` by key (oldest first) change, by key; keys that need a closer look are not in the answer.
 
-    The caller holds the lock of every key. Answers the keys whose events are all applied; of the others nothing is
-    written. Raises bulk_rows.OvertakenError, or what Postgres says, and then the transaction must be rolled back.
+    Reads on an asyncpg `connection`, in the transaction that holds the lock of every key and will `write`.
     """
     known = await _read(connection, [event for several in events.values() for event in several])
-    done: set[str] = set()
     touched: dict[tuple[type[Mirrored], str], str] = {}
-    changes: list[Change] = []
+    changes: dict[str, list[Change]] = {}
     for count, (key, several) in enumerate(events.items(), 1):
         if count % BREATH == 0:
             await asyncio.sleep(0)
         decided = _decide(several, known)
         # Two keys with one object are so rare that the second may wait for its turn alone.
-        if decided is None or any(touched.get(_place(change), key) != key for change in decided):
-            continue
-        touched |= {_place(change): key for change in decided}
-        changes += decided
-        done.add(key)
-    await _write(connection, changes)
-    return done
+        if decided is not None and all(touched.get(_place(change), key) == key for change in decided):
+            touched |= {_place(change): key for change in decided}
+            changes[key] = decided
+    return changes
 
 
 def _place(change: Change) -> tuple[type[Mirrored], str]:
@@ -126,7 +121,11 @@ def _values(
     return kind.columns(shown, owner and owner["id"], known.plans)
 
 
-async def _write(connection: Any, changes: Sequence[Change]) -> None:
+async def write(connection: Any, changes: Sequence[Change]) -> None:
+    """Write all of it, and what it means to the audit log and the outbox.
+
+    Raises bulk_rows.OvertakenError, or what Postgres says, and then the transaction must be rolled back.
+    """
     for model, rows in bulk_rows.news_of(changes).items():
         await bulk_rows.write(connection, model, rows)
     on_trial = {c.new["customer_id"] for c in changes if c.new.get("trial_end") is not None}

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from app.models import AuditRow, OutboxMessage
 from app.models.mirror import Mirrored
 from app.services import audit, outbox
-from app.services.mirror import Change, Row, table_of
+from app.services.mirror import OWN, Change, Row, table_of
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy left it without types
 
@@ -110,7 +110,7 @@ def _insertion(table: Table) -> str:
 def _update(table: Table) -> str:
     columns = _columns(table)
     names = [f'"{name}"' for name, _, _ in columns]
-    assignments = ", ".join(f"{name} = new.{name}" for name in names if name not in {'"id"', '"stripe_id"'})
+    assignments = ", ".join(f"{name} = new.{name}" for name in names if name.strip('"') not in OWN)
     return (
         f"UPDATE {table} AS old SET {assignments} "  # noqa: S608 - our own names
         f"FROM {_unnested(table, 'bigint')} AS new ({', '.join(names)}, base) "

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.errors import ConflictError, NotFoundError
 from app.models import AuditRow, Customer, OutboxMessage, StripeEvent
 from app.services import audit
-from app.services.event_effects import HANDLED
+from app.services.event_effects import kind_of
 from app.services.receiver import WAKE_CHANNEL
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def refusal(event: Replayable, *, kept: bool, livemode: bool) -> ConflictError |
         reason = "it belongs to Stripe's other mode (test or live)"
     elif event.account:
         reason = "it came from a connected account"
-    elif event.type not in HANDLED:
+    elif kind_of(event.type) is None:
         reason = f"nothing is done on {event.type}"
     elif not kept:
         return ConflictError("The event's payload is no longer kept: reconcile instead.", code="payload_not_kept")

@@ -16,6 +16,9 @@ from app.services import audit, outbox
 NO_ROW = 0
 _ATTEMPTS = 10
 
+OWN = frozenset({"id", "stripe_id", "trial_used", "ours", "request"})
+"""Columns that are not Stripe's to change: what follows Stripe writes them once at most, with a new row."""
+
 Row = Mapping[str, Any]
 """A row's columns by name."""
 
@@ -111,7 +114,8 @@ async def upsert(
             written = await session.scalar(insertion)
         else:
             mine = (table.c.id == row["id"], table.c.revision == row["revision"])
-            written = await session.scalar(update(table).where(*mine).values(new).returning(table.c.id))
+            changed = {name: value for name, value in new.items() if name not in OWN}
+            written = await session.scalar(update(table).where(*mine).values(changed).returning(table.c.id))
         if written is not None:
             change = Change(model=model, old=row, new=new, origin=origin)
             if (entry := audit_entry(change)) is not None:

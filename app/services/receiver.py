@@ -130,7 +130,8 @@ class Receiver:
         full = self._waiting_rows >= WAITING_ROWS or self._waiting_bytes + len(payload) > WAITING_BYTES
         if full or self._closed:
             _received("other", "unavailable").inc()
-            raise UnavailableError("More deliveries wait than can be stored now.", retry_after=RETRY_AFTER_SECONDS)
+            why = "This server is stopping." if self._closed else "More deliveries wait than can be stored now."
+            raise UnavailableError(why, retry_after=RETRY_AFTER_SECONDS)
         try:
             delivery = self._read(payload, signature)
         except BadWebhookError:

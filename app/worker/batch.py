@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import structlog
 
+from app.db import AWAY
 from app.observability import batch_size, customer_locks_busy, events_lag, events_processed
 from app.provider.mapping import decode
 from app.provider.protocol import BillingProvider, Event
@@ -18,21 +20,24 @@ from app.values import utcnow
 log = structlog.get_logger(__name__)
 
 KEYS = 64
-BREATH = 8  # events read between two looks at the event loop, so that requests are not kept waiting
+BREATH = 50_000  # bytes read between two looks at the event loop, so that requests are not kept waiting
+PROBE_SECONDS = 2.0
 
 LOCK = """
 SELECT key FROM unnest($1::text[]) AS key WHERE pg_try_advisory_xact_lock(hashtextextended(key, 0))
 """
-# At most a hundred events of one customer, 256 and 4 MB in all: what a batch holds in memory is bounded.
+# At most a hundred events of one customer, 256 and 4 MB in all: what a batch holds in memory is bounded. First each
+# customer's first event, then each one's second: nobody's queue takes the others' places.
 DUE = """
 SELECT id, key, type, created, received_at, processed_at, payload
-  FROM (SELECT event.*, row_number() OVER () AS place,
-               sum(octet_length(event.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
-          FROM unnest($1::text[]) AS wanted
-         CROSS JOIN LATERAL (
-            SELECT id, key, type, created, received_at, processed_at, payload FROM stripe_events
-             WHERE key = wanted AND status = 'pending' AND next_attempt_at <= now()
-             ORDER BY created, id LIMIT 100) AS event) AS due
+  FROM (SELECT *, row_number() OVER fair AS place, sum(octet_length(payload)) OVER fair AS bytes
+          FROM (SELECT event.*, row_number() OVER (PARTITION BY key ORDER BY created, id) AS nth
+                  FROM unnest($1::text[]) AS wanted
+                 CROSS JOIN LATERAL (
+                    SELECT id, key, type, created, received_at, processed_at, payload FROM stripe_events
+                     WHERE key = wanted AND status = 'pending' AND next_attempt_at <= now()
+                     ORDER BY created, id LIMIT 100) AS event) AS ranked
+        WINDOW fair AS (ORDER BY nth, key ROWS UNBOUNDED PRECEDING)) AS due
  WHERE place = 1 OR (place <= 256 AND bytes <= 4000000)
 """
 FINISH = """
@@ -60,10 +65,11 @@ async def process(connection: Any, provider: BillingProvider, keys: Sequence[str
         async with connection.transaction():
             await _apply(connection, provider, keys, batch)
     except Exception as error:
-        if connection.is_closed() or isinstance(error, TimeoutError):
+        if not await _answers(connection):
             raise
-        # Whatever it was, one at a time it harms only the one that caused it.
-        log.warning("inbox_batch_failed", keys=len(batch.due), exc_info=True)
+        # Whatever it was, one at a time it harms only the one that caused it. Postgres' words may quote a row.
+        quotes = isinstance(error, asyncpg.PostgresError)
+        log.warning("inbox_batch_failed", keys=len(batch.due), error=repr(error), exc_info=not quotes)
         batch.done = set()
     _count([one for key in batch.done for one in batch.due[key]])
     customer_locks_busy.inc(len(keys) - len(batch.locked))
@@ -84,13 +90,25 @@ class _Batch:
 
 async def _apply(connection: Any, provider: BillingProvider, keys: Sequence[str], batch: _Batch) -> None:
     batch.locked = {row["key"] for row in await connection.fetch(LOCK, keys)}
+    batch.due = dict.fromkeys(batch.locked, ())  # should reading fail, each is to be read alone
     batch.due = await _due(connection, provider, [key for key in keys if key in batch.locked])
     events = {key: [one.event for one in several if one.event] for key, several in batch.due.items()}
     readable = {key: several for key, several in events.items() if len(several) == len(batch.due[key])}
-    batch.done = await bulk_effects.apply(connection, readable)
-    finished = [one.id for key in batch.done for one in batch.due[key]]
+    decided = await bulk_effects.decide(connection, readable)
+    finished = [one.id for key in decided for one in batch.due[key]]
+    # Events first, audit chains last: as whoever replays an event locks them.
     if await connection.execute(FINISH, finished) != f"UPDATE {len(finished)}":
         raise OvertakenError
+    await bulk_effects.write(connection, [change for changes in decided.values() for change in changes])
+    batch.done = set(decided)
+
+
+async def _answers(connection: Any) -> bool:
+    """Whether the database is there: then what failed was our own doing, or a row's."""
+    try:
+        return bool(await connection.fetchval("SELECT true", timeout=PROBE_SECONDS))
+    except AWAY:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +125,13 @@ class _Due:
 async def _due(connection: Any, provider: BillingProvider, keys: Sequence[str]) -> dict[str, list[_Due]]:
     """The events to apply now, by key, oldest first."""
     due: dict[str, list[_Due]] = {}
-    for count, row in enumerate(await connection.fetch(DUE, keys), 1):
-        if count % BREATH == 0:
-            await asyncio.sleep(0)
+    unread = BREATH
+    for row in await connection.fetch(DUE, keys):
         event = read(provider, row["payload"])
+        unread -= len(row["payload"] or "")
+        if unread <= 0:
+            await asyncio.sleep(0)
+            unread = BREATH
         one = _Due(
             id=row["id"],
             type=row["type"],

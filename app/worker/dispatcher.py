@@ -1,6 +1,7 @@
 """Who works on what: batches as long as anything is due, and beside them, one at a time, whom these leave."""
 
 import asyncio
+import random
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -11,12 +12,14 @@ import structlog
 from app.db import AWAY, driver_connection
 from app.worker import batch
 from app.worker.batch import KEYS
-from app.worker.inbox import BATCH, BUSY_SECONDS, Inbox
+from app.worker.inbox import BATCH, Inbox
 
 log = structlog.get_logger(__name__)
 
 SHUTDOWN_SECONDS = 10.0
-MOST_WAITING = 1000  # customers that batches left; more are found again when these are done
+MOST_WAITING = 200  # customers that batches left; the rest is put off, so that looks find others
+PUT_OFF_SECONDS = 15.0
+TAKEN_SECONDS = 0.5  # how long customers that another worker is at are not asked for again
 
 
 class Dispatcher:
@@ -34,6 +37,7 @@ class Dispatcher:
         self._batched: set[str] = set()
         self._waiting: dict[str, None] = {}  # in the order they came
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._taken: dict[str, float] = {}  # by others, and until when we believe so
         self._much = asyncio.Event()
 
     async def run(self) -> None:
@@ -51,12 +55,13 @@ class Dispatcher:
             _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_SECONDS)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _help_out(self) -> None:
         while True:
             await self._much.wait()
-            self._much.clear()
             await self._batches()
+            self._much.clear()  # only now: what this loop itself has found must not wake it after a failure
 
     async def _batches(self) -> float:
         """Do what is due; answers how many seconds may pass before the next look, unless something comes meanwhile."""
@@ -76,27 +81,31 @@ class Dispatcher:
 
     async def _batch(self, connection: Any) -> float:
         """Do one; answers how many seconds may pass before the next."""
-        if len(self._waiting) >= MOST_WAITING:
-            return self._poll_seconds
         keys: list[str] = []
         try:
             found = await self._inbox.due_keys(connection, most=KEYS, busy=self._busy())
             busy = self._busy()  # the other batch may have begun since
             keys = [key for key in found if key not in busy]
             if not keys:
-                return self._poll_seconds
+                return TAKEN_SECONDS if self._taken else self._poll_seconds
             self._batched.update(keys)
             if len(keys) == KEYS:
                 self._much.set()
             outcome = await batch.process(connection, self._inbox.provider, keys)
         finally:
             self._batched.difference_update(keys)
-        self._waiting |= dict.fromkeys(outcome.left)
-        # Those whom somebody else is busy with are looked at a little later, what else is due at once.
-        return BUSY_SECONDS if len(outcome.busy) == len(keys) else 0
+        room = max(MOST_WAITING - len(self._waiting), 0)
+        self._waiting |= dict.fromkeys(outcome.left[:room])
+        if late := outcome.left[room:]:
+            await self._inbox.put_off(connection, late, seconds=PUT_OFF_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, guards nothing
+        until = asyncio.get_running_loop().time() + TAKEN_SECONDS
+        self._taken |= dict.fromkeys(outcome.busy, until)
+        return 0
 
     def _busy(self) -> Collection[str]:
-        return self._batched | self._waiting.keys() | self._running.keys()
+        now = asyncio.get_running_loop().time()
+        self._taken = {key: until for key, until in self._taken.items() if until > now}
+        return self._batched | self._waiting.keys() | self._running.keys() | self._taken.keys()
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._concurrency:

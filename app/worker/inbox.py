@@ -13,10 +13,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import Sessions
+from app.db import Sessions, driver_connection
 from app.errors import BillingError, RateLimitedError, UnavailableError
 from app.models import StripeEvent
-from app.observability import customer_locks_busy, events_backlog, events_lag, events_processed
+from app.observability import customer_locks_busy, events_backlog, events_due, events_lag, events_processed
 from app.provider.protocol import BillingProvider, Event
 from app.redis import courtesy_lock
 from app.services import event_effects
@@ -33,7 +33,7 @@ BUSY_SECONDS = 0.1
 ROUNDS = 5
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
-OUTAGE_RETRY_SECONDS = 15.0
+OUTAGE_RETRY_SECONDS = 30.0  # what Stripe is spared meanwhile, the breaker spares it
 
 # While its statistics are old Postgres would rather read and sort the whole queue than walk an index in its order.
 IN_ORDER = (
@@ -60,6 +60,10 @@ WITH RECURSIVE heads AS (
      WHERE heads.step < $2
 )
 SELECT key, next_attempt_at <= now() AS due FROM heads
+"""
+PUT_OFF = """
+UPDATE stripe_events SET next_attempt_at = now() + $2 * interval '1 second'
+ WHERE key = ANY($1) AND status = 'pending' AND next_attempt_at <= now()
 """
 WINDOW = 512
 STEPS = 1000
@@ -90,11 +94,19 @@ class Inbox:
                 keys += [row["key"] for row in walked if row["due"] and row["key"] not in busy]
         return list(dict.fromkeys(keys))[:most]
 
+    async def put_off(self, connection: Any, keys: Sequence[str], *, seconds: float) -> None:
+        """Leave the due events of keys for a while; not a failure."""
+        await connection.execute(PUT_OFF, keys, seconds)
+
     async def measure_backlog(self) -> None:
-        """Set the gauge; counting stops at ten thousand, where the exact number no longer matters."""
+        """Set the gauges; counting stops at ten thousand, where the exact number no longer matters."""
+        waiting = select(StripeEvent.id).where(StripeEvent.status == "pending").limit(10_000)
         async with self.sessions.begin() as session:
-            waiting = select(StripeEvent.id).where(StripeEvent.status == "pending").limit(10_000).subquery()
-            events_backlog.set(await session.scalar(select(func.count()).select_from(waiting)) or 0)
+            for gauge, rows in (
+                (events_backlog, waiting),
+                (events_due, waiting.where(StripeEvent.next_attempt_at <= func.now())),
+            ):
+                gauge.set(await session.scalar(select(func.count()).select_from(rows.subquery())) or 0)
 
     async def process_key(self, key: str) -> int:
         """Apply the due events of one key. Returns how many were settled (applied, or put off after a failure)."""
@@ -108,7 +120,8 @@ class Inbox:
                         await asyncio.sleep(BUSY_SECONDS)
                     return settled
                 also = missing
-            await self._put_off(key)
+            async with driver_connection(self.sessions) as connection:  # its rows kept changing under us
+                await self.put_off(connection, [key], seconds=1)
             return settled
 
     async def _round(self, key: str, also: set[Ref]) -> tuple[int, set[Ref]]:
@@ -170,7 +183,7 @@ class Inbox:
         outage = isinstance(error, UnavailableError | RateLimitedError)
         attempts = row.attempts + (0 if outage else 1)
         dead = attempts >= self.max_attempts
-        wait = min(_outage_wait(row) if outage else FIRST_RETRY_SECONDS * 2**attempts, LONGEST_RETRY_SECONDS)
+        wait = OUTAGE_RETRY_SECONDS if outage else min(FIRST_RETRY_SECONDS * 2**attempts, LONGEST_RETRY_SECONDS)
         wait *= random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, guards nothing
         reason = f"{type(error).__name__}: {error.message if isinstance(error, BillingError) else error}"
         await session.execute(
@@ -185,17 +198,6 @@ class Inbox:
         )
         events_processed.labels(row.type, "dead" if dead else "failed").inc()
         log.warning("stripe_webhook_failed", event_id=row.event_id, attempts=attempts, dead=dead, error=reason)
-
-    async def _put_off(self, key: str) -> None:
-        """Leave a key whose rows kept changing under us for a second; not a failure."""
-        async with self.sessions.begin() as session:
-            await session.execute(
-                update(StripeEvent)
-                .where(
-                    StripeEvent.key == key, StripeEvent.status == "pending", StripeEvent.next_attempt_at <= func.now()
-                )
-                .values(next_attempt_at=utcnow() + timedelta(seconds=1))
-            )
 
 
 async def _due_events(session: AsyncSession, key: str) -> Sequence[StripeEvent]:
@@ -218,11 +220,6 @@ async def _finish(session: AsyncSession, row: StripeEvent) -> None:
     events_processed.labels(row.type, "processed").inc()
     if row.processed_at is None:  # else it is a replay
         events_lag.observe(max((now - row.received_at).total_seconds(), 0))
-
-
-def _outage_wait(row: StripeEvent) -> float:
-    """Seconds: the longer it has lasted, the less often it is tried."""
-    return max(OUTAGE_RETRY_SECONDS, (utcnow() - row.received_at).total_seconds() / 4)
 
 
 def _lost_connection(error: SQLAlchemyError) -> bool:

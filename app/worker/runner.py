@@ -63,6 +63,9 @@ async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
             await chore()
         except AWAY as error:
             log.warning("chore_database_away", error=type(error).__name__)
+        except Exception:
+            # One that can't be done must not stop the others, nor events from being applied.
+            log.exception("chore_failed")
         await asyncio.sleep(seconds)
 
 

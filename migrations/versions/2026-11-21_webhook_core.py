@@ -120,6 +120,8 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("payload IS NOT NULL AND status IN ('processed', 'ignored')"),
     )
+    op.create_index("ix_stripe_events_type_id", "stripe_events", ["type", "id"], unique=False)
+    op.create_index("ix_customers_user_id", "customers", ["user_id"], unique=False)
     op.create_index("ix_stripe_events_key_id", "stripe_events", ["key", "id"], unique=False)
     op.create_index(
         "ix_stripe_events_received_at", "stripe_events", ["received_at"], unique=False, postgresql_using="brin"
@@ -149,6 +151,8 @@ def downgrade() -> None:
     for table in ("customers", "invoices", "subscriptions"):
         op.drop_index(f"ix_{table}_created", table_name=table)
     op.execute("UPDATE stripe_events SET payload = '{}' WHERE payload IS NULL")
+    op.drop_index("ix_customers_user_id", table_name="customers")
+    op.drop_index("ix_stripe_events_type_id", table_name="stripe_events")
     op.drop_index(
         "ix_stripe_events_unsettled",
         table_name="stripe_events",

@@ -4,19 +4,34 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from billing import Account
 
 from app import models
-from app.provider.protocol import PaymentMethod, Subscription
+from app.provider.protocol import Customer, PaymentMethod, Subscription
 from app.services import audit
+from app.services.customers import USER_METADATA
 from app.services.event_effects import HANDLED, KINDS
+from app.services.outbox import GRANTING, LIVE
 
 Event = Mapping[str, Any]
+People = Mapping[UUID, models.Customer]
 
 BOOKKEEPING = {"id", "stripe_id", "synced_at", "revision", "customer_id", "trial_used"}
 PERSONAL = {"email", "name", "stripe_metadata", "url", "hosted_invoice_url", "invoice_pdf", "request"}
-ENDS = {"canceled": "subscription.canceled", "incomplete_expired": "subscription.expired"}
+MEANINGS: Mapping[str, tuple[str, Any]] = {
+    "subscription.activated": ("status", "granting"),
+    "subscription.recovered": ("status", "granting"),
+    "subscription.past_due": ("status", "past_due"),
+    "subscription.unpaid": ("status", "unpaid"),
+    "subscription.paused": ("status", "paused"),
+    "subscription.canceled": ("status", "canceled"),
+    "subscription.expired": ("status", "incomplete_expired"),
+    "subscription.cancel_scheduled": ("ends", True),
+    "subscription.cancel_withdrawn": ("ends", False),
+}
+"""What a message tells: which side of its subject, and what that is from now on."""
 
 
 async def broken(account: Account, told: Iterable[Event]) -> list[Any]:
@@ -26,7 +41,7 @@ async def broken(account: Account, told: Iterable[Event]) -> list[Any]:
         *await unsettled(account, told),
         *await differences(account, told),
         *await audit_gaps(account),
-        *await effects_not_once(account),
+        *await effects_not_once(account, told),
     ]
 
 
@@ -44,22 +59,33 @@ async def differences(account: Account, told: Iterable[Event]) -> list[Any]:
     """What is otherwise here than at Stripe."""
     told = list(told)
     found: list[Any] = []
+    people = {row.id: row for row in await account.all(models.Customer)}
     for name, kind in KINDS.items():
         rows = {row.stripe_id: row for row in await account.all(kind.model)}
-        expected = {event["data"]["object"]["id"] for event in told if HANDLED.get(event["type"]) == name}
+        expected = {id for kind, id in about(told) if kind == name}
         found += [(name, id, "missing") for id in expected - rows.keys()]
         for id, row in rows.items():
             truth = (await kind.fetch(account.provider, id)).object
-            found += [(name, id, *difference) for difference in compare(row, truth)]
+            found += [(name, id, *difference) for difference in compare(row, truth, people)]
     return found
 
 
-def compare(row: Any, truth: Any) -> list[tuple[str, Any, Any]]:
+def about(told: Iterable[Event]) -> set[tuple[str, str]]:
+    """Kind and id of the objects that events tell of."""
+    return {(HANDLED[event["type"]], event["data"]["object"]["id"]) for event in told if event["type"] in HANDLED}
+
+
+def compare(row: Any, truth: Any, people: People) -> list[tuple[str, Any, Any]]:
     """(field, ours, Stripe's) wherever they differ; of what is deleted, or detached, only that it is."""
     if getattr(truth, "deleted", False) or (isinstance(truth, PaymentMethod) and truth.customer is None):
         return [] if row.deleted else [("deleted", False, True)]
     named = [field.name for field in dataclasses.fields(truth) if field.name not in {"id", "items", "metadata"}]
     pairs = [(name, getattr(row, name), getattr(truth, name)) for name in named if hasattr(row, name)]
+    if isinstance(truth, Customer):
+        pairs.append(("user_id", row.user_id, user_of(truth, people)))
+    else:
+        owner = None if row.customer_id is None else people[row.customer_id].stripe_id
+        pairs.append(("customer", owner, truth.customer))
     if hasattr(truth, "metadata"):
         pairs.append(("metadata", row.stripe_metadata, truth.metadata))
     if isinstance(truth, Subscription):
@@ -68,6 +94,13 @@ def compare(row: Any, truth: Any) -> list[tuple[str, Any, Any]]:
             ("items", [{name: item[name] for name in ("id", "price", "quantity")} for item in row.items], items)
         )
     return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def user_of(customer: Customer, people: People) -> str | None:
+    """Whose customer it is: as its metadata says, unless that user has another living one."""
+    user = customer.metadata.get(USER_METADATA)
+    holders = [row.stripe_id for row in people.values() if row.user_id == user and not row.deleted]
+    return user if holders in ([], [customer.id]) else None
 
 
 async def audit_gaps(account: Account) -> list[Any]:
@@ -98,24 +131,49 @@ async def audit_gaps(account: Account) -> list[Any]:
     return found
 
 
-async def effects_not_once(account: Account) -> list[Any]:
-    """Messages that are missing, or more than the one thing they tell of."""
-    messages = await account.all(models.OutboxMessage)
-    count = Counter((message.subject, message.type) for message in messages)
-    received = {message.subject: message.data for message in messages if message.type == "payment.received"}
+async def effects_not_once(account: Account, told: Iterable[Event]) -> list[Any]:
+    """Messages that are missing, told twice, of another's customer, or not the last word on what they tell of.
+
+    Nothing need be said of what no event told us of: it may have been there before we came.
+    """
+    rows = {row.stripe_id: row for model in (models.Subscription, models.Invoice) for row in await account.all(model)}
+    said: dict[tuple[str, str], list[Any]] = {}
     found: list[Any] = []
-    for row in await account.all(models.Invoice):
-        paid = row.status == "paid" and row.amount_paid > 0
-        if (times := count[row.stripe_id, "payment.received"]) != int(paid):
-            found.append((row.stripe_id, "payment.received", times, row.status))
-        elif paid and received[row.stripe_id]["amount_paid"] != row.amount_paid:
-            found.append((row.stripe_id, "payment.received", received[row.stripe_id], row.amount_paid))
-        if (failures := count[row.stripe_id, "payment.failed"]) > row.attempt_count:
-            found.append((row.stripe_id, "payment.failed", failures, row.attempt_count))
-    for row in await account.all(models.Subscription):
-        found += [
-            (row.stripe_id, type, count[row.stripe_id, type], row.status)
-            for status, type in ENDS.items()
-            if count[row.stripe_id, type] != int(row.status == status)
-        ]
+    for message in await account.all(models.OutboxMessage):
+        side, what = meaning(message)
+        before = said.setdefault((message.subject, side), [])
+        if what in (before if side == "payment.failed" else before[-1:]) or (before and side == "payment.received"):
+            found.append((message.subject, message.type, "told again", message.data))
+        before.append(what)
+        if message.customer_id != (owner := rows[message.subject].customer_id):
+            found.append((message.subject, message.type, "told of", message.customer_id, owner))
+    heard_of = {id for _, id in about(told)}
+    for id, row in rows.items():
+        for side, now in last_words(row).items():
+            words = said.get((id, side), [])
+            # That it ends is said only when it comes to be so later.
+            if words[-1:] != [now] * (now is not None) and (words or (id in heard_of and side != "ends")):
+                found.append((id, side, words, now))
     return found
+
+
+def meaning(message: models.OutboxMessage) -> tuple[str, Any]:
+    """Which side of its subject a message tells of, and what it says of that."""
+    match message.type:
+        case "payment.received":
+            return message.type, message.data["amount_paid"]
+        case "payment.failed":
+            return message.type, message.data["attempt_count"]
+        case _:
+            return MEANINGS.get(message.type, (message.type, message.data))
+
+
+def last_words(row: models.Subscription | models.Invoice) -> dict[str, Any]:
+    """What must have been said last, by side; None for nothing at all."""
+    if isinstance(row, models.Invoice):
+        received = row.amount_paid if row.status == "paid" and row.amount_paid > 0 else None
+        failed = {"payment.failed": row.attempt_count} if row.status == "open" and row.attempt_count else {}
+        return {"payment.received": received, **failed}
+    status = None if row.status == "incomplete" else "granting" if row.status in GRANTING else row.status
+    ends = {"ends": row.cancel_at_period_end or row.cancel_at is not None} if row.status in LIVE else {}
+    return {"status": status, **ends}
