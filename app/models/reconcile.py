@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -39,7 +39,17 @@ class Difference(Base):
     """One object that was otherwise here than at Stripe."""
 
     __tablename__ = "reconcile_differences"
-    __table_args__ = (Index("ix_reconcile_differences_run_id_id", "run_id", "id"),)
+    __table_args__ = (
+        Index("ix_reconcile_differences_run_id_id", "run_id", "id"),
+        UniqueConstraint("run_id", "object", "stripe_id", name="uq_reconcile_differences_object"),
+        # Which objects the events that never came tell of.
+        Index(
+            "ix_reconcile_differences_about",
+            "run_id",
+            text("((fields -> 'object'::text) ->> 1)"),
+            postgresql_where=text("object = 'event'"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     run_id: Mapped[UUID] = mapped_column(ForeignKey("reconcile_runs.id", ondelete="CASCADE"))

@@ -5,7 +5,7 @@ needs Stripe to be asked, or is about more than one customer, is left for `event
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ async def decide(connection: Any, events: Mapping[str, Sequence[Event]]) -> dict
 
     Reads on an asyncpg `connection`, in the transaction that holds the lock of every key and will `write`.
     """
-    known = await _read(connection, [event for several in events.values() for event in several])
+    flat = [event for several in events.values() for event in several]
+    wanted = [ref for event in flat for ref in (ref_of(event), *requirements(event)) if ref is not None]
+    known = await read(connection, wanted, [event.object for event in flat])
     touched: dict[tuple[type[Mirrored], str], str] = {}
     changes: dict[str, list[Change]] = {}
     for count, (key, several) in enumerate(events.items(), 1):
@@ -42,7 +44,7 @@ def _place(change: Change) -> tuple[type[Mirrored], str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What is stored: rows, the plans of prices, and which of the users that customers claim have one already."""
 
     rows: Mapping[Ref, Row]
@@ -50,19 +52,16 @@ class _Known:
     taken: set[str]
 
 
-async def _read(connection: Any, events: Sequence[Event]) -> _Known:
-    """Everything that deciding about the events takes."""
+async def read(connection: Any, refs: Iterable[Ref], objects: Sequence[MirroredObject | None]) -> Known:
+    """Everything that deciding about `objects` takes; `refs` are they, and what they depend on."""
     wanted: dict[str, set[str]] = {}
-    for event in events:
-        for ref in (ref_of(event), *requirements(event)):
-            if ref is not None:
-                wanted.setdefault(ref[0], set()).add(ref[1])
+    for kind, stripe_id in refs:
+        wanted.setdefault(kind, set()).add(stripe_id)
     rows = {
         (kind, stripe_id): row
         for kind, ids in wanted.items()
         for stripe_id, row in (await bulk_rows.find(connection, KINDS[kind].model, list(ids))).items()
     }
-    objects = [event.object for event in events]
     prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
     sql = "SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1)"
     plans = {row["stripe_id"]: row["plan"] for row in await connection.fetch(sql, list(prices))} if prices else {}
@@ -70,10 +69,10 @@ async def _read(connection: Any, events: Sequence[Event]) -> _Known:
     claims = {claim for person in people if (claim := customers.claim_of(rows.get(("customer", person.id)), person))}
     sql = "SELECT user_id FROM customers WHERE user_id = ANY($1) AND NOT deleted"
     taken = {row["user_id"] for row in await connection.fetch(sql, list(claims))} if claims else set()
-    return _Known(rows, plans, taken)
+    return Known(rows, plans, taken)
 
 
-def _decide(events: Sequence[Event], known: _Known) -> list[Change] | None:
+def _decide(events: Sequence[Event], known: Known) -> list[Change] | None:
     """The changes one key's events make, in their order; None when they need more than our rows to judge."""
     written: dict[Ref, Row] = {}
 
@@ -88,7 +87,7 @@ def _decide(events: Sequence[Event], known: _Known) -> list[Change] | None:
         row = find(ref)
         kind = KINDS[ref[0]]
         model = kind.model
-        values = _values(kind, event.object, row, known, find)
+        values = values_of(kind, event.object, row, known, find)
         if values is None:
             return None
         new = mirror.next_row(model, ref[1], row, values, as_of=AsOf(at=event.created))
@@ -101,8 +100,8 @@ def _decide(events: Sequence[Event], known: _Known) -> list[Change] | None:
     return changes
 
 
-def _values(
-    kind: Kind, shown: MirroredObject, row: Row | None, known: _Known, find: Callable[[Ref], Row | None]
+def values_of(
+    kind: Kind, shown: MirroredObject, row: Row | None, known: Known, find: Callable[[Ref], Row | None]
 ) -> dict[str, Any] | None:
     """What the row is to say; None when its customer, or a customer's user, needs a closer look."""
     if isinstance(shown, Customer):

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import AWAY, Sessions, transaction
-from app.errors import BillingError, ConflictError
+from app.errors import BillingError, ConflictError, UnreadableAnswerError
 from app.models import ReconcileRun
 from app.observability import drift, reconcile_finished, reconcile_unrepaired
 from app.provider.protocol import BillingProvider
@@ -18,7 +18,7 @@ from app.services.event_effects import Ref
 from app.services.reconcile import differences, lists, missed, runs
 from app.services.reconcile.differences import Finding
 from app.services.reconcile.lists import Place
-from app.services.reconcile.missed import WINDOW_SECONDS, Missed, Told
+from app.services.reconcile.missed import WINDOW_SECONDS, Missed
 from app.services.reconcile.runs import BEAT_SECONDS, DONE, PHASES, Progress
 from app.settings import Settings
 from app.values import unix_now
@@ -117,36 +117,34 @@ class Comparison:
         if progress.at > progress.until:
             return 0, replace(progress, phase=_after("event"))
         until = min(progress.at + WINDOW_SECONDS, progress.until)
-        async with transaction(self.sessions) as session:
-            told = await missed.read(session, self.provider, since=progress.at, until=until)
-            lacking: Sequence[Missed] = told.missed
-            if self.run.repair:
-                lacking = await missed.store(session, lacking, livemode=self.provider.livemode)
-            findings = [_finding(one, repaired=self.run.repair) for one in lacking]
-            found = [finding for finding in findings if await runs.record(session, self.run, finding)]
-        _count(found)
-        changed = await self._changed(told)
+        about = set[Ref]()
+        async for page in missed.pages(self.provider, since=progress.at, until=until):
+            async with transaction(self.sessions) as session:
+                told = await missed.read(session, self.provider, page)
+                lacking: Sequence[Missed] = told.missed
+                if self.run.repair:
+                    lacking = await missed.store(session, lacking, livemode=self.provider.livemode)
+                findings = [_finding(one, repaired=self.run.repair) for one in lacking]
+                _count(await runs.record(session, self.run, findings))
+            about |= told.about
+        changed = await self._changed(about)
         await self._settle(changed)
         return len(changed), replace(progress, at=until + 1)
 
-    async def _changed(self, told: Told) -> list[Ref]:
+    async def _changed(self, about: set[Ref]) -> list[Ref]:
         """What is to be looked at because something happened to it: all else, the lists show."""
         if self.run.since is None:
             return []
         async with transaction(self.sessions) as session:
-            changed = await lists.not_listed(session, told.about - self._looked, since=self.run.since)
-        self._looked |= told.about
+            changed = await lists.not_listed(session, about - self._looked, since=self.run.since)
+        self._looked |= about
         return sorted(changed)
 
     async def _page(self, progress: Progress) -> tuple[int, Progress]:
         name = progress.phase
         async with transaction(self.sessions) as session:
             found = await lists.look(session, self.provider, name, progress.place, since=self.run.since)
-        for object_name, stripe_id in found.unreadable:
-            finding = Finding(object=object_name, stripe_id=stripe_id, customer=None, cause="unreadable")
-            async with transaction(self.sessions) as session:
-                if await runs.record(session, self.run, finding):
-                    _count([finding])
+        await self._note_unreadable(found.unreadable)
         await self._settle(found.suspects)
         compared = len(found.shown) + len(found.unreadable)
         if found.next is not None:
@@ -157,14 +155,20 @@ class Comparison:
         if suspects:
             await asyncio.sleep(self.patience)
         for ref in suspects:
-            finding = await self._examine(ref)
-            if finding is not None:
-                _count([finding])
+            try:
+                _count(await self._examine(ref) or [])
+            except UnreadableAnswerError:
+                await self._note_unreadable([ref])
 
-    async def _examine(self, ref: Ref) -> Finding | None:
-        """What is found and written down of one object; None if it is as at Stripe, or is being written just now."""
+    async def _note_unreadable(self, refs: Sequence[Ref]) -> None:
+        findings = [Finding(object=name, stripe_id=id, customer=None, cause="unreadable") for name, id in refs]
+        async with transaction(self.sessions) as session:
+            _count(await runs.record(session, self.run, findings))
 
-        async def work(session: AsyncSession, /, *, claim_user: bool, last: bool) -> Finding | None:
+    async def _examine(self, ref: Ref) -> list[Finding] | None:
+        """What is found of one object, and written down as something new; None if it never stops being written."""
+
+        async def work(session: AsyncSession, /, *, claim_user: bool, last: bool) -> list[Finding]:
             finding = await differences.examine(
                 session,
                 self.provider,
@@ -175,8 +179,7 @@ class Comparison:
                 history_until=self.history_until,
                 claim_user=claim_user,
             )
-            new = finding is not None and await runs.record(session, self.run, finding)
-            return finding if new else None
+            return [] if finding is None else await runs.record(session, self.run, [finding])
 
         return await customers_first.write(self.sessions, self.provider, work, actor=self.actor)
 
@@ -214,36 +217,51 @@ async def fetch_missed(sessions: Sessions, provider: BillingProvider, *, every: 
     until = unix_now() - missed.UNDERWAY_SECONDS
     while at is not None and at < until:
         end = min(at + WINDOW_SECONDS, until)
+        async for page in missed.pages(provider, since=at, until=end):
+            async with transaction(sessions) as session:
+                told = await missed.read(session, provider, page)
+                new = await missed.store(session, told.missed, livemode=provider.livemode)
+            _count([_finding(one, repaired=True) for one in new])
+            stored += len(new)
         async with transaction(sessions) as session:
-            told = await missed.read(session, provider, since=at, until=end)
-            new = await missed.store(session, told.missed, livemode=provider.livemode)
             await missed.advance(session, end)
-        _count([_finding(one, repaired=True) for one in new])
-        stored += len(new)
         at = end
     if stored:
         log.warning("stripe_webhooks_missed", events=stored)
     return stored
 
 
-async def keep_watch(settings: Settings, *, sessions: Sessions, provider: BillingProvider) -> None:
-    """What the schedule asks for now, if anything: missed events, and the comparison of everything."""
-    try:
-        if settings.reconcile_events_minutes:
+async def watch_events(settings: Settings, *, sessions: Sessions, provider: BillingProvider) -> None:
+    """Fetch missed events, if the schedule asks for that now."""
+    if settings.reconcile_events_minutes:
+        async with _put_off("events"):
             await fetch_missed(sessions, provider, every=timedelta(minutes=settings.reconcile_events_minutes))
-        if settings.reconcile_hours:
+
+
+async def watch_objects(settings: Settings, *, sessions: Sessions, provider: BillingProvider) -> None:
+    """Compare everything, if the schedule asks for that now."""
+    repair = settings.reconcile_repair
+    if settings.reconcile_hours:
+        async with _put_off("objects"):
             async with transaction(sessions) as session:
-                due = await runs.is_due(session, every=timedelta(hours=settings.reconcile_hours))
+                await missed.begin(session)
+                due = await runs.is_due(session, every=timedelta(hours=settings.reconcile_hours), repair=repair)
             if due:
-                await reconcile(sessions, provider, actor=runs.ACTOR, repair=settings.reconcile_repair)
-    except BillingError as error:  # Stripe is away, or another process is at it: there is a next time
-        log.warning("reconcile_put_off", error=error.message)
-    except AWAY:
-        raise
-    except Exception:
-        # What is wrong with it must not end what the worker is there for.
-        log.exception("reconcile_failed")
+                await reconcile(sessions, provider, actor=runs.ACTOR, repair=repair)
     async with transaction(sessions) as session:
         if (run := await runs.latest_done(session)) is not None and run.finished_at is not None:
             reconcile_finished.set(run.finished_at.timestamp())
             reconcile_unrepaired.set(run.drifted - run.repaired)
+
+
+@asynccontextmanager
+async def _put_off(what: str) -> AsyncIterator[None]:
+    """What goes wrong within must not end what the worker is there for: there is a next time."""
+    try:
+        yield
+    except BillingError as error:  # Stripe is away, or another process is at it
+        log.warning("reconcile_put_off", what=what, error=error.message)
+    except AWAY:
+        raise
+    except Exception:
+        log.exception("reconcile_failed", what=what)

@@ -17,7 +17,7 @@ from app.worker.audit_heads import publish_heads
 from app.worker.dispatcher import Dispatcher
 from app.worker.housekeeping import keep_house
 from app.worker.inbox import Inbox
-from app.worker.reconcile import keep_watch
+from app.worker.reconcile import watch_events, watch_objects
 from app.worker.replays import carry_out
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,8 @@ async def run(
         _every(AUDIT_SECONDS, partial(publish_heads, sessions)),
         _every(BACKLOG_SECONDS, inbox.measure_backlog),
         _every(REPLAY_SECONDS, partial(carry_out, sessions, livemode=settings.livemode)),
-        _every(RECONCILE_SECONDS, partial(keep_watch, settings, sessions=sessions, provider=provider)),
+        _every(RECONCILE_SECONDS, partial(watch_events, settings, sessions=sessions, provider=provider)),
+        _every(RECONCILE_SECONDS, partial(watch_objects, settings, sessions=sessions, provider=provider)),
     ]
     if not settings.database_pgbouncer:  # LISTEN needs a connection of its own, which PgBouncer doesn't give
         loops.append(_listen(settings.database_url.get_secret_value(), wake))

@@ -100,6 +100,14 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reconcile_differences")),
+        sa.UniqueConstraint("run_id", "object", "stripe_id", name="uq_reconcile_differences_object"),
+    )
+    op.create_index(
+        "ix_reconcile_differences_about",
+        "reconcile_differences",
+        ["run_id", sa.literal_column("((fields -> 'object'::text) ->> 1)")],
+        unique=False,
+        postgresql_where=sa.text("object = 'event'"),
     )
     op.create_index("ix_reconcile_differences_run_id_id", "reconcile_differences", ["run_id", "id"], unique=False)
     op.alter_column("stripe_events", "payload", existing_type=sa.Text(), nullable=True)
@@ -170,6 +178,7 @@ def downgrade() -> None:
     op.create_unique_constraint(op.f("uq_stripe_events_account_event_id"), "stripe_events", ["account", "event_id"])
     op.create_index(op.f("ix_stripe_events_status_id"), "stripe_events", ["status", "id"], unique=False)
     op.alter_column("stripe_events", "payload", existing_type=sa.Text(), nullable=False)
+    op.drop_index("ix_reconcile_differences_about", table_name="reconcile_differences")
     op.drop_index("ix_reconcile_differences_run_id_id", table_name="reconcile_differences")
     op.drop_table("reconcile_differences")
     op.drop_table("replays")

@@ -1,5 +1,6 @@
 """Many customers' events in one transaction: the same end as one at a time, and no harm to neighbours."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import bindparam, func, select, text, update
 
 from app import models
 from app.sandbox.resources.customers import delete as delete_customer
-from app.services import audit
+from app.services import audit, inbox
 from app.services.customers import Buyer, lock_number
 from app.worker import batch
 
@@ -187,3 +188,35 @@ async def test_a_deleted_customer_is_looked_at_closely(account: Account) -> None
     assert outcome.left == [customer["id"]]
     await account.process()
     assert [row.deleted for row in await account.all(models.Customer)] == [True]
+
+
+async def test_what_can_t_even_be_read_leaves_its_batch_to_be_done_alone(account: Account) -> None:
+    keys = await receive(account, await bought(account))
+
+    class Stumbling:
+        """Reads nothing, in a way that nobody has foreseen."""
+
+        def parse_event(self, _payload: object) -> None:
+            raise TypeError("unforeseen")
+
+    whole, account.inbox.provider = account.inbox.provider, Stumbling()  # type: ignore[assignment]
+    outcome = await account.process_batch(keys)
+    assert sorted(outcome.left) == sorted(keys)
+    account.inbox.provider = whole
+    await account.process()
+    assert set((await statuses(account)).values()) == {"processed"}
+
+
+async def test_a_replay_and_the_batch_that_applies_the_same_event_do_not_block_each_other(account: Account) -> None:
+    events = await bought(account)
+    keys = await receive(account, events)
+
+    async def replay(event: Mapping[str, Any]) -> None:
+        async with account.sessions.begin() as session:
+            await inbox.replay(session, event["id"], account=None, livemode=False, actor="cli")
+
+    await asyncio.gather(account.process_batch(keys), *(replay(event) for event in events))
+    await account.process()
+    assert set((await statuses(account)).values()) == {"processed"}
+    async with account.sessions() as session:
+        assert await audit.first_broken(session) is None

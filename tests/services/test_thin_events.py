@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from billing import Account
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from app import models
+from app.services import inbox
 from app.services.customers import lock_number
 
 _numbers = itertools.count(1)
@@ -68,3 +69,17 @@ async def test_other_thin_events_are_kept_beside_the_snapshots(account: Account,
     assert (await account.deliver(event)).outcome == "duplicate"
     [row] = await account.all(models.StripeEvent)
     assert (row.type, row.reason, row.created) == (event["type"], "unhandled_type", 1795248000)
+
+
+async def test_a_dead_thin_event_can_be_replayed(account: Account) -> None:
+    await account.buy(plan="pro")
+    [invoice] = account.sandbox.rows("invoice")
+    event = thin("v1.invoice.paid", {"id": invoice["id"], "type": "invoice"})
+    await account.deliver(event)
+    async with account.sessions.begin() as session:
+        await session.execute(update(models.StripeEvent).values(status="dead", attempts=12))
+    async with account.sessions.begin() as session:
+        await inbox.replay(session, event["id"], account=None, livemode=False, actor="cli")
+    await account.process()
+    assert [row.status for row in await account.all(models.StripeEvent)] == ["processed"]
+    assert [row.status for row in await account.all(models.Invoice)] == ["paid"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -21,8 +21,8 @@ _SIGNED = frozenset({"hosted_invoice_url", "invoice_pdf"})
 _GONE = {"deleted": True}
 
 
-class OvertakenError(Exception):
-    """Somebody wrote the row while Stripe was asked: which of the two states is newer can't be told. Look again."""
+class LookAgainError(Exception):
+    """Somebody wrote the row while Stripe was asked: which of the two states is newer can't be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,11 @@ class Finding:
     @property
     def drift(self) -> bool:
         """Whether it needs anybody's attention: what waits in the inbox is only late."""
-        return self.cause != "event_pending"
+        return is_drift(self.cause)
+
+
+def is_drift(cause: str) -> bool:
+    return cause != "event_pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,13 @@ class Fetched:
     def revision(self) -> int:
         return mirror.NO_ROW if self.row is None else int(self.row["revision"])
 
+    def is_history(self, until: int) -> bool:
+        """Whether it is new to us only because it was made before second `until`: then it is announced to nobody."""
+        return self.row is None and self.snapshot is not None and self.snapshot.object.created < until
+
 
 async def fetch(session: AsyncSession, provider: BillingProvider, ref: Ref) -> Fetched:
+    """Ask Stripe for one object. Raises UnreadableAnswerError."""
     kind = KINDS[ref[0]]
     row = await mirror.find_row(session, kind.model, ref[1])
     await release(session)
@@ -111,7 +120,7 @@ async def fetch(session: AsyncSession, provider: BillingProvider, ref: Ref) -> F
 
 
 async def apply(session: AsyncSession, ref: Ref, fetched: Fetched, *, origin: Origin, claim_user: bool = True) -> None:
-    """Bring our row in line with what was fetched. Raises OvertakenError, and what the kind's `sync` raises."""
+    """Bring our row in line with what was fetched. Raises LookAgainError, and what the kind's `sync` raises."""
     kind = KINDS[ref[0]]
     if fetched.snapshot is None:
         done = await mirror.bury(session, kind.model, ref[1], revision=fetched.revision, origin=origin)
@@ -120,7 +129,7 @@ async def apply(session: AsyncSession, ref: Ref, fetched: Fetched, *, origin: Or
         unclaimed = {} if claim_user or ref[0] != "customer" else {"claim_user": False}
         done = await kind.sync(session, fetched.snapshot.object, as_of=as_of, origin=origin, **unclaimed)
     if not done:
-        raise OvertakenError
+        raise LookAgainError
 
 
 async def follow_customer(
@@ -147,7 +156,7 @@ async def examine(
     """Look at one object again, at Stripe and here; say why if it really differs, and mend it if `repair_as` says who.
 
     `missed_in` is the run whose differences name the events that never arrived. What was made before second
-    `history_until` and is new to us is no news, and announced to nobody. Raises OvertakenError, and as `apply` does.
+    `history_until` and is new to us is no news, and announced to nobody. Raises LookAgainError, and as `apply` does.
     """
     name, stripe_id = ref
     fetched = await fetch(session, provider, ref)
@@ -155,7 +164,7 @@ async def examine(
     if repair_as is not None and owner is not None:
         await customers.lock(session, owner)
     if await mirror.revision_of(session, KINDS[name].model, stripe_id) != fetched.revision:
-        raise OvertakenError
+        raise LookAgainError
     missing = await differing(session, name, fetched)
     if missing is None:
         return None
@@ -169,10 +178,7 @@ async def examine(
         repaired=repair_as is not None and cause not in {"event_pending", "unknown"},
     )
     if repair_as is not None and finding.repaired:
-        silent = (
-            fetched.row is None and fetched.snapshot is not None and fetched.snapshot.object.created < history_until
-        )
-        origin = Origin(actor=repair_as, silent=silent)
+        origin = Origin(actor=repair_as, silent=fetched.is_history(history_until))
         await apply(session, ref, fetched, origin=origin, claim_user=claim_user)
     return finding
 
@@ -230,16 +236,10 @@ def is_unknown(ref: Ref, fetched: Fetched) -> bool:
 
 
 async def _was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:
-    found = await session.scalar(
-        select(models.Difference.id)
-        .where(
-            models.Difference.run_id == run_id,
-            models.Difference.object == "event",
-            models.Difference.fields["object"][1].astext == stripe_id,
-        )
-        .limit(1)
-    )
-    return found is not None
+    # Spelled as the index is: Postgres does not look for one by an expression with parameters in it.
+    of_event, about = literal_column("object = 'event'"), literal_column("((fields -> 'object'::text) ->> 1)")
+    told = select(models.Difference.id).where(models.Difference.run_id == run_id, of_event, about == stripe_id)
+    return await session.scalar(told.limit(1)) is not None
 
 
 def _fields(name: str, row: Row | None, missing: Row) -> dict[str, Any]:

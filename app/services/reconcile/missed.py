@@ -1,7 +1,7 @@
 """Events that never arrived: Stripe's list of events held against the inbox, and what is missing put into it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -11,22 +11,20 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import release
 from app.models import Cursor, StripeEvent
-from app.provider.protocol import BillingProvider, Envelope
+from app.provider.protocol import BillingProvider, Envelope, Page
 from app.services.event_effects import HANDLED, Ref, kind_of
 from app.services.receiver import WAKE_CHANNEL, key_of, why_ignored
-from app.values import unix_now, utcnow
+from app.values import unix_now
 
 KEPT_SECONDS = 30 * 86_400  # how long Stripe lists an event (docs.stripe.com/api/events)
 UNDERWAY_SECONDS = 300
 """Younger events may still be on their way to us, or not be listed yet: the cursor stays that far behind."""
 OVERLAP_SECONDS = 3600  # read again each time, for what was listed later still
 WINDOW_SECONDS = 6 * 3600
-"""What is read, and kept in memory as far as it is missing, at once: older windows first."""
+"""What is read between two notes of how far the reading has come: older windows first, in each the newest page."""
 
 _TYPES_PER_CALL = 20  # docs.stripe.com/api/events/list
-_ROWS_PER_INSERT = 100
 _CURSOR = "events"
 
 
@@ -40,36 +38,33 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What Stripe's events of a window tell: which of them we lack (oldest first), and what all of them are about."""
+    """What a page of Stripe's events tells: which of them we lack (oldest first), and what all of them are about."""
 
     missed: Sequence[Missed]
     about: set[Ref]
 
 
-async def read(session: AsyncSession, provider: BillingProvider, *, since: int, until: int) -> Told:
-    """Hold Stripe's events created from `since` to `until` (unix seconds, both included) against the inbox."""
-    missed: list[Missed] = []
-    about: set[Ref] = set()
+async def pages(provider: BillingProvider, *, since: int, until: int) -> AsyncIterator[Page[Mapping[str, Any]]]:
+    """Stripe's events created from `since` to `until` (unix seconds, both included), of all the types we handle."""
     types = iter(HANDLED)
     while chunk := list(islice(types, _TYPES_PER_CALL)):
         after = None
         while True:
-            await release(session)
             page = await provider.list_events(types=chunk, since=since, until=until, after=after)
-            listed = [_read(provider, event) for event in page.objects]
-            about |= {ref for one in listed if (ref := _ref(one.event)) is not None}
-            known = await _known(session, [one.event.id for one in listed])
-            missed += [one for one in listed if one.event.id not in known]
+            yield page
             if (after := page.next) is None:
                 break
+
+
+async def read(session: AsyncSession, provider: BillingProvider, page: Page[Mapping[str, Any]]) -> Told:
+    """Hold a page of events against the inbox."""
+    listed = [(provider.parse_envelope(event), event) for event in page.objects]
+    known = await _known(session, [event.id for event, _ in listed])
+    missed = [Missed(event, json.dumps(raw)) for event, raw in listed if event.id not in known]
     # Stripe lists the newest first, also among those of one second: turned round, and sorted by second alone.
     missed.reverse()
     missed.sort(key=lambda one: one.event.created)
-    return Told(missed, about)
-
-
-def _read(provider: BillingProvider, event: Mapping[str, Any]) -> Missed:
-    return Missed(provider.parse_envelope(event), json.dumps(event))
+    return Told(missed, {ref for event, _ in listed if (ref := _ref(event)) is not None})
 
 
 def _ref(event: Envelope) -> Ref | None:
@@ -83,12 +78,12 @@ async def _known(session: AsyncSession, event_ids: Sequence[str]) -> set[str]:
 
 
 async def store(session: AsyncSession, missed: Sequence[Missed], *, livemode: bool) -> list[Missed]:
-    """Put events into the inbox as the receiver would have, and wake the worker; gives those that were still new."""
-    stored: set[str] = set()
-    for start in range(0, len(missed), _ROWS_PER_INSERT):
-        rows = [_row(one, livemode=livemode) for one in missed[start : start + _ROWS_PER_INSERT]]
-        insertion = insert(StripeEvent).values(rows).on_conflict_do_nothing(index_elements=["event_id", "account"])
-        stored |= set((await session.scalars(insertion.returning(StripeEvent.event_id))).all())
+    """Put a page of events into the inbox as the receiver would have, and wake the worker; gives those that were still new."""
+    if not missed:
+        return []
+    insertion = insert(StripeEvent).values([_row(one, livemode=livemode) for one in missed])
+    insertion = insertion.on_conflict_do_nothing(index_elements=["event_id", "account"])
+    stored = set((await session.scalars(insertion.returning(StripeEvent.event_id))).all())
     if stored:
         await session.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
     return [one for one in missed if one.event.id in stored]
@@ -118,24 +113,41 @@ async def heard_since(session: AsyncSession) -> int:
     return min(unix_now() if first is None else first, unix_now() if cursor is None else cursor.value["began"])
 
 
+async def begin(session: AsyncSession) -> None:
+    """Note where the reading begins, if it is the first time."""
+    first = {"began": (began := await heard_since(session)), "at": began, "installed": unix_now()}
+    await session.execute(insert(Cursor).values(name=_CURSOR, value=first).on_conflict_do_nothing())
+
+
 async def claim(session: AsyncSession, *, every: timedelta) -> int | None:
     """From which second on events are to be read now; None when somebody did, or began to, less than `every` ago.
 
     The first call of all only notes where the reading begins.
     """
-    began = await heard_since(session)
-    first = {"began": began, "at": began, "installed": unix_now()}
-    await session.execute(insert(Cursor).values(name=_CURSOR, value=first).on_conflict_do_nothing())
+    await begin(session)
     due = (Cursor.name == _CURSOR, Cursor.updated_at <= func.now() - every)
-    value = await session.scalar(update(Cursor).where(*due).values(updated_at=func.now()).returning(Cursor.value))
-    return None if value is None else max(value["at"] - OVERLAP_SECONDS, value["began"], unix_now() - KEPT_SECONDS)
+    if await session.scalar(update(Cursor).where(*due).values(updated_at=func.now()).returning(Cursor.name)) is None:
+        return None
+    return await unread_since(session)
+
+
+async def unread_since(session: AsyncSession) -> int:
+    """From which second on, at the latest, events haven't been read yet."""
+    cursor = await session.get(Cursor, _CURSOR)
+    at = 0 if cursor is None else cursor.value["at"] - OVERLAP_SECONDS
+    return max(at, await oldest(session))
+
+
+async def oldest(session: AsyncSession) -> int:
+    """From which second on Stripe still lists events, and would have told us of them."""
+    return max(await heard_since(session), unix_now() - KEPT_SECONDS)
 
 
 async def advance(session: AsyncSession, at: int) -> None:
     """Everything up to second `at` has been read."""
     cursor = await session.get_one(Cursor, _CURSOR, with_for_update=True, populate_existing=True)
     cursor.value = {**cursor.value, "at": max(at, cursor.value["at"])}
-    cursor.updated_at = utcnow()
+    cursor.updated_at = func.clock_timestamp()
 
 
 async def installed_at(session: AsyncSession) -> int:

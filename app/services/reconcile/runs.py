@@ -1,19 +1,21 @@
 """Comparisons with Stripe as rows: one at a time, each going on where it was interrupted, and what they found."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import case, delete, func, or_, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ConflictError, NotFoundError
 from app.models import Customer, Difference, Invoice, PaymentMethod, ReconcileRun, Subscription
-from app.services.reconcile.differences import Finding
+from app.services.reconcile.differences import Finding, is_drift
 from app.services.reconcile.lists import LISTS, Place
-from app.services.reconcile.missed import KEPT_SECONDS, UNDERWAY_SECONDS, heard_since, installed_at
-from app.values import unix_now, utcnow
+from app.services.reconcile.missed import UNDERWAY_SECONDS, installed_at, oldest, unread_since
+from app.values import unix_now
 
 BEAT_SECONDS = 5.0
 LEASE = timedelta(seconds=20)
@@ -53,32 +55,37 @@ async def start(session: AsyncSession, *, actor: str, repair: bool, since: int |
     """
     # Any constant of our own: two processes must not both find that nobody is at it.
     await session.execute(text("SELECT pg_advisory_xact_lock(1382378339)"))
+    lives = (ReconcileRun.status == "running") & (ReconcileRun.updated_at > func.clock_timestamp() - LEASE)
+    recent = ReconcileRun.started_at > func.now() - RESUMABLE
+    unfinished = select(ReconcileRun, lives).where(ReconcileRun.status != "done", or_(recent, lives))
     interrupted = None
-    unfinished = select(ReconcileRun).where(ReconcileRun.status != "done").order_by(ReconcileRun.started_at)
-    for run in (await session.scalars(unfinished.where(ReconcileRun.updated_at > func.now() - RESUMABLE))).all():
-        if run.status == "running" and run.updated_at > utcnow() - LEASE:
+    for run, alive in (await session.execute(unfinished.order_by(ReconcileRun.started_at))).tuples():
+        if alive:
             raise ConflictError("Another comparison with Stripe is under way.", code="reconcile_running")
-        if run.repair == repair and _covers(run.since, since):
+        if run.repair == repair and covers(run.since, since):
             interrupted = run
     abandoned = update(ReconcileRun).where(ReconcileRun.status == "running")
     await session.execute(abandoned.values(status="failed", error="It was interrupted."))
     await session.execute(delete(ReconcileRun).where(ReconcileRun.started_at < func.now() - KEPT))
     if interrupted is None:
-        oldest = max(await heard_since(session), unix_now() - KEPT_SECONDS)
         interrupted = ReconcileRun(id=uuid4(), actor=actor, repair=repair, since=since)
-        progress = Progress(owner="", phase=PHASES[0], at=max(oldest, since or 0), until=unix_now() - UNDERWAY_SECONDS)
+        # What the schedule reads over and over, between two comparisons, need not be read once more.
+        at = await (unread_since(session) if actor == ACTOR else oldest(session))
+        progress = Progress(owner="", phase=PHASES[0], at=max(at, since or 0), until=unix_now() - UNDERWAY_SECONDS)
         interrupted.cursor = asdict(progress)
         session.add(interrupted)
         await session.flush()
-    interrupted.cursor = {**interrupted.cursor, "owner": uuid4().hex}
-    interrupted.status, interrupted.error, interrupted.updated_at = "running", None, utcnow()
+    progress = Progress.of(interrupted)
+    place = replace(progress.place, restarts=0)
+    interrupted.cursor = asdict(replace(progress, owner=uuid4().hex, place=place))
+    interrupted.status, interrupted.error, interrupted.updated_at = "running", None, func.clock_timestamp()
     await session.flush()
     await session.refresh(interrupted)
     return interrupted
 
 
-def _covers(theirs: int | None, ours: int | None) -> bool:
-    """Whether a run since `theirs` also does what one since `ours` would, and not much more."""
+def covers(theirs: int | None, ours: int | None) -> bool:
+    """Whether what is done since `theirs` also does what something since `ours` would, and not much more."""
     if theirs is None or ours is None:
         return theirs is ours
     return theirs <= ours <= theirs + RESUMABLE.total_seconds()
@@ -120,24 +127,33 @@ async def _update(session: AsyncSession, run: ReconcileRun, owner: str, **values
     return now
 
 
-async def record(session: AsyncSession, run: ReconcileRun, finding: Finding) -> bool:
-    """Write a finding down, in the transaction that repairs it; False if an interruption made us find it twice."""
-    same = (
-        Difference.run_id == run.id,
-        Difference.object == finding.object,
-        Difference.stripe_id == finding.stripe_id,
+async def record(session: AsyncSession, run: ReconcileRun, findings: Sequence[Finding]) -> list[Finding]:
+    """Write findings down, in the transaction that repairs them; gives those that say something new.
+
+    After an interruption a finding may be made again: then the later one counts.
+    """
+    latest = {(one.object, one.stripe_id): one for one in findings}
+    if not latest:
+        return []
+    mine = select(Difference).where(
+        Difference.run_id == run.id, tuple_(Difference.object, Difference.stripe_id).in_(latest)
     )
-    if await session.scalar(select(Difference.id).where(*same).limit(1)) is not None:
-        return False
-    session.add(Difference(run_id=run.id, **asdict(finding)))
+    earlier = {(row.object, row.stripe_id): (row.cause, row.repaired) for row in (await session.scalars(mine)).all()}
+    insertion = insert(Difference).values([{"run_id": run.id, **asdict(one)} for one in latest.values()])
+    changed = {name: insertion.excluded[name] for name in ("customer", "cause", "fields", "repaired")}
+    await session.execute(
+        insertion.on_conflict_do_update(index_elements=["run_id", "object", "stripe_id"], set_=changed)
+    )
+    drifted = sum(one.drift for one in latest.values()) - sum(is_drift(cause) for cause, _ in earlier.values())
+    repaired = sum(one.repaired for one in latest.values()) - sum(mended for _, mended in earlier.values())
+    # Last of all: the run's row stays locked from here to the commit, and the heartbeat waits for it.
     counted = update(ReconcileRun).where(ReconcileRun.id == run.id)
     await session.execute(
         counted.values(
-            drifted=ReconcileRun.drifted + int(finding.drift), repaired=ReconcileRun.repaired + int(finding.repaired)
+            drifted=ReconcileRun.drifted + drifted, repaired=ReconcileRun.repaired + repaired
         ).execution_options(synchronize_session=False)
     )
-    await session.flush()
-    return True
+    return [one for key, one in latest.items() if earlier.get(key) != (one.cause, one.repaired)]
 
 
 async def latest_done(session: AsyncSession) -> ReconcileRun | None:
@@ -172,21 +188,28 @@ async def differences(
     return list((await session.scalars(rows)).all())
 
 
-async def is_due(session: AsyncSession, *, every: timedelta) -> bool:
-    """Whether the schedule should begin a comparison of everything, or go on with one."""
-    scheduled = select(ReconcileRun).where(ReconcileRun.actor == ACTOR, ReconcileRun.since.is_(None))
-    last = await session.scalar(scheduled.order_by(ReconcileRun.started_at.desc()).limit(1))
-    now = utcnow()
+async def is_due(session: AsyncSession, *, every: timedelta, repair: bool) -> bool:
+    """Whether the schedule should begin a comparison of everything, or go on with one, whoever began it."""
+    overdue = case(
+        (ReconcileRun.status == "done", ReconcileRun.started_at <= func.now() - every),
+        (ReconcileRun.status == "running", ReconcileRun.updated_at <= func.now() - LEASE),
+        else_=ReconcileRun.updated_at <= func.now() - RETRY,
+    )
+    alike = select(overdue).where(ReconcileRun.repair == repair, ReconcileRun.since.is_(None))
+    last = await session.scalar(alike.order_by(ReconcileRun.started_at.desc()).limit(1))
     if last is None:
-        return now.timestamp() - await installed_at(session) >= every.total_seconds()
-    if last.status == "done":
-        return last.started_at <= now - every
-    return last.updated_at <= now - (LEASE if last.status == "running" else RETRY)
+        return unix_now() - await installed_at(session) >= every.total_seconds()
+    return bool(last)
 
 
 async def expected(session: AsyncSession) -> int:
-    """How many objects there are to compare, judging by what is here: Stripe's lists don't say how long they are."""
-    count = 0
-    for model in (Customer, PaymentMethod, Subscription, Invoice):
-        count += await session.scalar(select(func.count()).select_from(model)) or 0
-    return count
+    """About how many objects there are to compare, judging by what is here: Stripe's lists don't say how long they are.
+
+    Postgres' own guess, which costs nothing; 0 before it has made one.
+    """
+    guess = text(
+        "SELECT sum(greatest(reltuples, 0))::bigint FROM unnest(cast(:tables AS text[])) AS name"
+        " JOIN pg_class ON pg_class.oid = to_regclass(name)"
+    )
+    tables = [model.__tablename__ for model in (Customer, PaymentMethod, Subscription, Invoice)]
+    return await session.scalar(guess, {"tables": tables}) or 0
