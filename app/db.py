@@ -84,7 +84,12 @@ async def driver_connection(sessions: Sessions) -> AsyncIterator[Any]:
     """A plain asyncpg connection out of the pool, for statements that SQLAlchemy would only slow down."""
     engine: AsyncEngine = sessions.kw["bind"]
     async with engine.connect() as connection:
-        yield (await connection.get_raw_connection()).driver_connection
+        try:
+            yield (await connection.get_raw_connection()).driver_connection
+        except BaseException:
+            # Cancelled in the middle of a BEGIN it may be in a transaction that nobody knows of: not for the next one.
+            await connection.invalidate()
+            raise
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ BillingError                     what a caller may be told
 ├── PaymentFailedError     402   the bank or Stripe refused the money
 ├── RateLimitedError       429   too often; `retry_after` says when again
 ├── ProviderError          502   Stripe refuses us: our key, our account, our bug
-│   └── UnreadableAnswerError 502   it answers, in a shape that we don't know
+│   └── UnreadableAnswerError   its answer has a shape that Billhook does not know
 └── UnavailableError       503   Stripe, Postgres or Redis is away; try again
 """
 

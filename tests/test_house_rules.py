@@ -18,7 +18,6 @@ TRANSACTION_VERBS = {"commit", "rollback", "begin"}
 TRANSACTION_OWNERS = {
     "db.py",
     "api/idempotency.py",
-    "services/receiver.py",
     "worker/inbox.py",
 }
 

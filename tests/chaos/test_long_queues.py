@@ -1,7 +1,8 @@
-"""Twenty thousand events of one customer, behind one that can't be applied, hold up nobody else."""
+"""However many, or however large, the events of some customers are that wait: they hold up nobody else."""
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 from billing import Account
@@ -11,8 +12,12 @@ from chaos.inbox import waiting
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import models
+from app.worker.batch import KEYS
+
 QUEUE = 20_000
 OTHERS = 60
+LARGE = 45_000  # bytes of an event
 
 POISON = text(
     """
@@ -23,8 +28,8 @@ POISON = text(
 FILL = text(
     """
     INSERT INTO stripe_events (event_id, type, key, created, livemode, payload, next_attempt_at)
-    SELECT 'evt_queue_' || n, 'customer.updated', :key, CAST(:created AS bigint) + n, false,
-           replace(replace(:payload, 'THE_EVENT', 'evt_queue_' || n), '1234567890', (:created + n)::text),
+    SELECT :prefix || n, 'customer.updated', :key, CAST(:created AS bigint) + n, false,
+           replace(replace(:payload, 'THE_EVENT', :prefix || n), '1234567890', (:created + n)::text),
            now() - interval '1 hour' + n * interval '1 millisecond'
       FROM generate_series(1, :queue) AS n
     """
@@ -34,12 +39,20 @@ FILL = text(
 @pytest.fixture
 async def busy(account: Account) -> str:
     """The customer with the long queue, whose first event can't even be read."""
-    created, *_ = crowd.subscribe(account, "busy")
-    key: str = created["data"]["object"]["id"]
-    payload = json.dumps({**created, "id": "THE_EVENT", "type": "customer.updated", "created": 1234567890})
+    key = await fill(account, "busy", QUEUE)
     async with account.sessions.begin() as session:
         await session.execute(POISON, {"key": key})
-        await session.execute(FILL, {"key": key, "payload": payload, "created": account.sandbox.now(), "queue": QUEUE})
+    return key
+
+
+async def fill(account: Account, user_id: str, events: int, *, padding: int = 0) -> str:
+    """Have as many events of a new customer, each with as many bytes of padding, wait for an hour already."""
+    created, *_ = crowd.subscribe(account, user_id)
+    key: str = created["data"]["object"]["id"]
+    event = {**created, "id": "THE_EVENT", "type": "customer.updated", "created": 1234567890, "padding": "x" * padding}
+    filling = {"key": key, "prefix": f"evt_{user_id}_", "payload": json.dumps(event), "queue": events}
+    async with account.sessions.begin() as session:
+        await session.execute(FILL, {**filling, "created": account.sandbox.now()})
     return key
 
 
@@ -87,7 +100,21 @@ async def test_the_others_are_served_while_a_long_queue_waits(
         await settled(engine, "key <> :busy", busy)
         assert await waiting(account) > QUEUE / 2
         # Nor does the event that can't be applied hold up those of its own customer.
-        await settled(engine, "key = :busy AND event_id = 'evt_queue_1'", busy)
+        await settled(engine, "key = :busy AND event_id = 'evt_busy_1'", busy)
+
+
+@pytest.mark.parametrize(("heavy", "padding"), [(3, 0), (1, LARGE)], ids=["three long queues", "one of large events"])
+async def test_of_each_customer_something_is_in_the_first_batch(account: Account, heavy: int, padding: int) -> None:
+    keys = [await fill(account, f"heavy-{n}", 150, padding=padding) for n in range(heavy)]
+    for n in range(20):
+        created, *_ = crowd.subscribe(account, f"light-{n}")
+        await account.deliver(created)
+    due = await account.due_keys(most=KEYS)
+    assert set(due[:heavy]) == set(keys)
+    await account.process_batch(due)
+    left = Counter(row.key for row in await account.all(models.StripeEvent) if row.status == "pending")
+    assert set(left) == set(keys)
+    assert max(left.values()) < 150
 
 
 async def settled(engine: AsyncEngine, which: str, busy: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.db import release
-from app.errors import NotFoundError
+from app.errors import ConflictError, NotFoundError
 from app.models.mirror import Mirrored
 from app.provider.protocol import BillingProvider, MirroredObject, Page, PaymentMethod, Snapshot
 from app.services.event_effects import KINDS, Ref
@@ -24,6 +24,9 @@ LISTS: Mapping[str, Callable[[BillingProvider, int | None, str | None], Awaitabl
 """In this order, so that what others depend on comes first. Payment methods are listed with their customers."""
 
 _AT_ONCE = 8  # customers whose payment methods are asked for together
+_MOST_UNLISTED = 1000
+"""Of our rows a page may lack: with more, these lists are rather another account's."""
+_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +34,13 @@ class Place:
     """Where in a list, newest first, the next page begins.
 
     `after` is the last object met, `second` when it was made, and `seen` all met so far that were made then too: our
-    rows up to that second have been looked for, but for those of that second itself.
+    rows up to that second have been looked for, but for those of that second itself. `restarts` is how often the list was begun again.
     """
 
     after: str | None = None
     second: int | None = None
     seen: Sequence[str] = ()
+    restarts: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,9 +54,18 @@ class Look:
 
 
 async def look(session: AsyncSession, provider: BillingProvider, name: str, place: Place, *, since: int | None) -> Look:
-    """Compare the page of a list that begins at `place`; `since` (unix seconds) leaves out what was made earlier."""
+    """Compare the page of a list that begins at `place`; `since` (unix seconds) leaves out what was made earlier.
+
+    Raises ConflictError when it looks like another account's list.
+    """
     await release(session)
-    page = await LISTS[name](provider, since, place.after)
+    try:
+        page = await LISTS[name](provider, since, place.after)
+    except NotFoundError:
+        if place.after is None or place.restarts == _RESTARTS:
+            raise
+        # What the page was to follow has been deleted since: there is nothing else to find the place by.
+        return Look(next=Place(restarts=place.restarts + 1))
     met = {*(shown.id for shown in page.objects), *page.unreadable, *place.seen}
     found = Look(unreadable=[(name, id) for id in page.unreadable], next=_next(place, page))
     period = _period(KINDS[name].model, place, found.next, since)
@@ -81,11 +94,12 @@ def _next(place: Place, page: Page[MirroredObject]) -> Place | None:
     if place.second is not None:
         seconds.append(place.second)
     if not seconds:
-        return Place(after=page.next, seen=page.unreadable)
+        return Place(after=page.next, seen=page.unreadable, restarts=place.restarts)
     # Renewals make hundreds of invoices in one second, over several pages.
     lowest = min(seconds)
     seen = [shown.id for shown in page.objects if shown.created == lowest] + list(page.unreadable)
-    return Place(after=page.next, second=lowest, seen=[*(place.seen if place.second == lowest else ()), *seen])
+    seen = [*(place.seen if place.second == lowest else ()), *seen]
+    return Place(after=page.next, second=lowest, seen=seen, restarts=place.restarts)
 
 
 def _period(model: type[Mirrored], place: Place, next_place: Place | None, since: int | None) -> ColumnElement[bool]:
@@ -116,7 +130,13 @@ async def _unlisted(session: AsyncSession, name: str, period: ColumnElement[bool
     """Our rows that Stripe's list should have shown and didn't."""
     model = KINDS[name].model
     ours = select(model.stripe_id).where(period, ~model.deleted, _not_among(model, met))
-    return [(name, id) for id in (await session.scalars(ours)).all()]
+    unlisted = [(name, id) for id in (await session.scalars(ours.limit(_MOST_UNLISTED + 1))).all()]
+    if len(unlisted) > _MOST_UNLISTED:
+        raise ConflictError(
+            f"More than {_MOST_UNLISTED} {name}s are here that Stripe does not list: is it the right key?",
+            code="reconcile_wrong_account",
+        )
+    return unlisted
 
 
 async def _look_at_methods(
