@@ -64,13 +64,17 @@ def sync(since: SinceOption = None) -> None:
     """Take an account's customers, payment methods, subscriptions and invoices over from Stripe.
 
     Run it once, after `plans apply`, where Stripe was in use before Billhook. Again goes on, or changes nothing.
+    Exit code 2: not all could be taken over.
     """
 
     async def work(settings: "Settings") -> Counter[str]:
         return await _sync(settings, since=unix_seconds(since))
 
-    seen = _finished(work)
-    say_aside(f"{seen.total() - seen['written']} seen, {seen['written']} written.")
+    counts = _finished(work)
+    say_aside(f"{counts['seen']} seen, {counts['written']} written.")
+    if counts["left"]:
+        say_aside(f"{counts['left']} could not be taken over; `billhook reconcile` names them.")
+        raise SystemExit(UNFINISHED)
 
 
 def say_aside(message: str) -> None:
@@ -93,6 +97,8 @@ def _finished(work: "Callable[[Settings], Awaitable[T]]") -> T:
         say_aside(f"billhook: a server does not answer, or not as expected: {type(error).__name__}")
     except SystemExit:
         pass
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no difference
+        say_aside(f"billhook: {type(error).__name__}: {error}".splitlines()[0])
     raise SystemExit(UNFINISHED)
 
 
@@ -119,8 +125,10 @@ async def _reconcile(
     from app.worker.reconcile import reconcile
 
     async with _connected(settings) as (sessions, provider):
-        async with transaction(sessions) as session:
-            expected = await runs.expected(session)
+        expected = 0
+        if sys.stderr.isatty():
+            async with transaction(sessions) as session:
+                expected = await runs.expected(session)
         with _progress() as progress:
             task = progress.add_task("comparing", total=expected)
 
@@ -134,19 +142,19 @@ async def _reconcile(
 
 
 async def _sync(settings: "Settings", *, since: int | None) -> Counter[str]:
-    from app.worker.backfill import sync
+    from app.worker.backfill import Page, sync
 
-    seen = Counter[str]()
+    counts = Counter[str]()
     async with _connected(settings) as (sessions, provider):
         with _progress() as progress:
             task = progress.add_task("taking over", total=None)
 
-            def watch(name: str, shown: int, written: int) -> None:
-                seen.update({name: shown, "written": written})
-                progress.update(task, description=name, advance=shown)
+            def watch(page: Page) -> None:
+                counts.update(seen=page.seen, written=page.written, left=page.left)
+                progress.update(task, description=page.name, advance=page.seen)
 
             await sync(sessions, provider, actor="cli", since=since, watch=watch)
-    return seen
+    return counts
 
 
 def _progress() -> Progress:

@@ -1,6 +1,7 @@
 """What an account had before Billhook came: taken over from Stripe's lists, announced to nobody."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import func
@@ -9,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import Cursor
 from app.provider.protocol import BillingProvider, Snapshot
-from app.services import customers, mirror
+from app.services import bulk_effects, customers, mirror
 from app.services.event_effects import KINDS, Ref
-from app.services.mirror import Origin
+from app.services.mirror import NO_ROW, AsOf, Change, Origin, Row
 from app.services.reconcile import differences
 from app.services.reconcile.differences import Fetched
 from app.services.reconcile.lists import LISTS, Place
+from app.services.reconcile.runs import covers
 
 _CURSOR = "sync"
 
@@ -38,8 +40,8 @@ class Position:
 async def position(session: AsyncSession, *, since: int | None) -> Position:
     """Where to begin: at the beginning, or where an interrupted back-fill of the same stopped."""
     cursor = await session.get(Cursor, _CURSOR)
-    if cursor is not None and cursor.value["name"] is not None and cursor.value["since"] == since:
-        return Position(**{**cursor.value, "place": Place(**cursor.value["place"])})
+    if cursor is not None and cursor.value["name"] is not None and covers(cursor.value["since"], since):
+        return Position(**{**cursor.value, "place": replace(Place(**cursor.value["place"]), restarts=0)})
     return Position(name=next(iter(LISTS)), since=since)
 
 
@@ -56,12 +58,13 @@ async def take_over(
     listed: Snapshot[Any] | None,
     *,
     actor: str,
+    history_until: int,
     claim_user: bool = True,
-) -> None:
-    """Have our row say what Stripe says. Raises as `differences.apply` does.
+) -> bool:
+    """Have our row say what Stripe says; False where it did already. Raises as `differences.apply` does.
 
     What a list showed may be older than a row that is here, so it is believed only where there is none; else, or
-    without `listed`, Stripe is asked for the object itself.
+    without `listed`, Stripe is asked for the object itself. What was made before second `history_until` is no news.
     """
     fetched = Fetched(listed, None)
     if listed is None or await mirror.find_row(session, KINDS[ref[0]].model, ref[1]) is not None:
@@ -69,8 +72,45 @@ async def take_over(
     owner = await differences.owner_of(session, ref, fetched)
     if owner is not None:
         await customers.lock(session, owner)
-    if differences.is_unknown(ref, fetched):
-        return  # another account's, or a mistake: `reconcile` names it
-    if await differences.differing(session, ref[0], fetched) is not None:
-        origin = Origin(actor=actor, silent=True)
-        await differences.apply(session, ref, fetched, origin=origin, claim_user=claim_user)
+    # What this account never had is another's, or a mistake: `reconcile` names it.
+    if differences.is_unknown(ref, fetched) or await differences.differing(session, ref[0], fetched) is None:
+        return False
+    origin = Origin(actor=actor, silent=fetched.is_history(history_until))
+    await differences.apply(session, ref, fetched, origin=origin, claim_user=claim_user)
+    return True
+
+
+async def take_over_new(
+    connection: Any, shown: Mapping[Ref, Snapshot[Any]], refs: Sequence[Ref], *, actor: str, history_until: int
+) -> set[Ref]:
+    """Write those of `refs` that have no row yet, and whose customer has or is among them; answers which.
+
+    In a transaction of an asyncpg `connection` that holds the locks of their customers. Raises
+    bulk_rows.OvertakenError, and then the transaction must be rolled back.
+    """
+    owners = {("customer", owner) for ref in refs if (owner := owner_of(ref, shown)) is not None}
+    known = await bulk_effects.read(connection, {*refs, *owners}, [shown[ref].object for ref in refs])
+    written: dict[Ref, Row] = {}
+    changes: list[Change] = []
+
+    def find(ref: Ref) -> Row | None:
+        return written.get(ref) or known.rows.get(ref)
+
+    for ref in refs:
+        kind, snapshot = KINDS[ref[0]], shown[ref]
+        values = None if find(ref) else bulk_effects.values_of(kind, snapshot.object, None, known, find)
+        if values is None:
+            continue
+        as_of = AsOf(at=snapshot.at, revision=NO_ROW)
+        if (row := mirror.next_row(kind.model, ref[1], None, values, as_of=as_of)) is not None:
+            origin = Origin(actor=actor, silent=snapshot.object.created < history_until)
+            changes.append(Change(model=kind.model, old=None, new=row, origin=origin))
+            written[ref] = row
+    await bulk_effects.write(connection, changes)
+    return set(written)
+
+
+def owner_of(ref: Ref, shown: Mapping[Ref, Snapshot[Any]]) -> str | None:
+    """The Stripe customer that a listed object is, or belongs to."""
+    owner: str | None = ref[1] if ref[0] == "customer" else shown[ref].object.customer
+    return owner

@@ -14,7 +14,7 @@ from app import models
 from app.errors import UnavailableError
 from app.sandbox.resources import customers, payment_methods, subscriptions
 from app.sandbox.sandbox import Sandbox
-from app.worker.backfill import sync
+from app.worker.backfill import Page, sync
 
 
 class Progress:
@@ -23,10 +23,12 @@ class Progress:
     def __init__(self) -> None:
         self.seen = 0
         self.written = 0
+        self.left = 0
 
-    def __call__(self, _name: str, shown: int, written: int) -> None:
-        self.seen += shown
-        self.written += written
+    def __call__(self, page: Page) -> None:
+        self.seen += page.seen
+        self.written += page.written
+        self.left += page.left
 
 
 async def take_over(account: Account, provider: Any = None, since: int | None = None) -> Progress:
@@ -53,7 +55,7 @@ async def past(account: Account) -> Account:
     async with account.sessions() as session:
         price = await session.scalar(select(models.Price.stripe_id).where(models.Price.plan == "pro"))
     for number in range(3):
-        with box.changing():
+        with box.at(int(time.time()) - 60), box.changing():
             customer = customers.create(box, {"metadata": {"user_id": f"user-{number}"}})["id"]
             card = payment_methods.attach(box, {"customer": customer}, "pm_card_visa")["id"]
             wanted = {"customer": customer, "items": [{"price": price}], "default_payment_method": card}

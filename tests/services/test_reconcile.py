@@ -28,7 +28,7 @@ from app.services.customers import Buyer
 from app.services.event_effects import HANDLED
 from app.services.reconcile import runs
 from app.values import utcnow
-from app.worker.reconcile import fetch_missed, keep_watch
+from app.worker.reconcile import fetch_missed, watch_events, watch_objects
 
 KEY = "sk_test_billhook"
 URL = "http://sandbox.test"
@@ -559,7 +559,7 @@ async def test_the_schedule_begins_goes_on_and_waits(bought: Account, settings: 
 
     async def due() -> bool:
         async with bought.sessions() as session:
-            return await runs.is_due(session, every=day)
+            return await runs.is_due(session, every=day, repair=True)
 
     async def age(by: timedelta) -> None:
         async with bought.sessions.begin() as session:
@@ -567,14 +567,14 @@ async def test_the_schedule_begins_goes_on_and_waits(bought: Account, settings: 
             await session.execute(update(ReconcileRun).values(earlier))
 
     assert not await due(), "not before it is known since when we are here"
-    await keep_watch(settings, sessions=bought.sessions, provider=bought.provider)
+    await watch_objects(settings, sessions=bought.sessions, provider=bought.provider)
     assert await bought.all(ReconcileRun) == []
     async with bought.sessions.begin() as session:
         [cursor] = await cursors(bought)
         long_ago = {**cursor.value, "installed": int(time.time()) - 90_000}
         await session.execute(update(models.Cursor).values(value=long_ago))
     await update_name(bought)
-    await keep_watch(settings, sessions=bought.sessions, provider=bought.provider)
+    await watch_objects(settings, sessions=bought.sessions, provider=bought.provider)
     [run] = await bought.all(ReconcileRun)
     assert (run.actor, run.status, run.repair, run.repaired) == ("reconcile", "done", True, run.drifted)
     assert not await due()
@@ -596,7 +596,7 @@ async def test_a_failing_stripe_never_ends_the_worker(bought: Account, settings:
         session.add(models.Cursor(name="events", value=long_ago))
     await make_due(bought)
     away = Interfered(bought.provider, away_at("list_events", 1))
-    await keep_watch(settings, sessions=bought.sessions, provider=away)
+    await watch_events(settings, sessions=bought.sessions, provider=away)
     assert away.calls == ["list_events"]
 
 

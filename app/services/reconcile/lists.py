@@ -34,7 +34,8 @@ class Place:
     """Where in a list, newest first, the next page begins.
 
     `after` is the last object met, `second` when it was made, and `seen` all met so far that were made then too: our
-    rows up to that second have been looked for, but for those of that second itself. `restarts` is how often the list was begun again.
+    rows up to that second have been looked for, but for those of that second itself. `restarts` says how often the list
+    was begun again.
     """
 
     after: str | None = None

@@ -78,7 +78,7 @@ async def _known(session: AsyncSession, event_ids: Sequence[str]) -> set[str]:
 
 
 async def store(session: AsyncSession, missed: Sequence[Missed], *, livemode: bool) -> list[Missed]:
-    """Put a page of events into the inbox as the receiver would have, and wake the worker; gives those that were still new."""
+    """Put a page of events into the inbox as the receiver would have, and wake the worker; gives those still new."""
     if not missed:
         return []
     insertion = insert(StripeEvent).values([_row(one, livemode=livemode) for one in missed])
