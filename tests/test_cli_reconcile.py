@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 
 from app import models
-from app.cli.reconcile import _table
+from app.cli.reconcile import _finished, _table
 from app.models import Difference, ReconcileRun
 from app.sandbox.app import create_sandbox
 from app.sandbox.resources import customers, subscriptions
@@ -203,6 +203,27 @@ async def test_a_past_that_stripe_will_not_tell_is_an_error(told: Told, stripe: 
     stripe.broken = None
     assert await told("sync") == (0, ["0 seen, 0 written."])
     assert len(await account.all(models.Customer)) == 1
+
+
+async def test_what_could_not_be_taken_over_is_counted(told: Told, account: Account) -> None:
+    with account.sandbox.transaction():
+        customers.create(account.sandbox, {"name": "Ada"})
+        customers.create(account.sandbox, {"name": "a\0b"})
+    code, lines = await told("sync")
+    assert code == 2
+    assert lines[-2:] == ["2 seen, 1 written.", "1 could not be taken over; `billhook reconcile` names them."]
+
+
+def test_what_nobody_thought_of_is_no_drift(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(_settings: Settings) -> None:
+        raise LookupError("what\never")
+
+    monkeypatch.setattr("app.cli.reconcile.load_settings", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        _finished(work)
+    assert (ended.value.code, capsys.readouterr().err) == (2, "billhook: LookupError: what\n")
 
 
 def test_eyes_are_shown_a_table() -> None:

@@ -1,4 +1,4 @@
-"""What an account had before Billhook came: taken over from Stripe's lists, announced to nobody."""
+"""What an account had before Billhook came: taken over from Stripe's lists, and no news to anybody."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

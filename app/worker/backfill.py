@@ -55,7 +55,7 @@ async def sync(
         if left:
             log.warning("sync_left", objects=[id for _, id in left])
         written = len(new) + sum(bool(written) for _, written in alone)
-        watch(Page(name=position.name, seen=len(found.shown), written=written, left=len(left)))
+        watch(Page(name=position.name, seen=len(found.shown) + len(found.unreadable), written=written, left=len(left)))
         position = position.advanced(found.next)
         async with transaction(sessions) as session:
             await backfill.save(session, position)

@@ -11,9 +11,11 @@ from comparing import Interfered, away_at, compare, dump
 from sqlalchemy import select, update
 
 from app import models
-from app.errors import UnavailableError
+from app.db import transaction
+from app.errors import NotFoundError, UnavailableError
 from app.sandbox.resources import customers, payment_methods, subscriptions
 from app.sandbox.sandbox import Sandbox
+from app.services import customers as ours
 from app.worker.backfill import Page, sync
 
 
@@ -165,3 +167,99 @@ def attached(sandbox: Sandbox) -> str:
 async def test_since_leaves_out_what_was_made_earlier(past: Account) -> None:
     assert (await take_over(past, since=int(time.time()) + 60)).seen == 0
     assert (await take_over(past, since=int(time.time()) - 600)).seen == 10
+
+
+async def test_what_has_been_acknowledged_but_not_applied_is_still_announced(account: Account) -> None:
+    await account.buy()
+    for event in account.events():
+        await account.deliver(event)
+    await take_over(account)
+    await account.process()
+    assert await told(account) == ["payment.received", "subscription.activated"]
+
+    [id] = [row["id"] for row in account.sandbox.rows("subscription")]
+    change(account.sandbox, lambda: subscriptions.cancel(account.sandbox, {}, id))
+    await account.deliver(account.events("customer.subscription.deleted")[-1])
+    await take_over(account)
+    await account.process()
+    assert await told(account) == ["payment.received", "subscription.activated", "subscription.canceled"]
+
+
+async def told(account: Account) -> list[str]:
+    return sorted(row.type for row in await account.all(models.OutboxMessage))
+
+
+async def test_a_customer_of_unknown_shape_stops_nobody_else(past: Account) -> None:
+    [spoilt] = [row["id"] for row in past.sandbox.rows("customer") if row["metadata"].get("user_id") == "user-0"]
+    change(past.sandbox, lambda: customers.update(past.sandbox, {"name": "a\0b"}, spoilt))
+    progress = await take_over(past)
+    assert progress.left == 3, "the customer, the subscription and the invoice"
+    assert spoilt not in {row.stripe_id for row in await past.all(models.Customer)}
+    assert len(await past.all(models.Subscription)) == 2
+
+    change(past.sandbox, lambda: customers.update(past.sandbox, {"name": "a"}, spoilt))
+    assert (await take_over(past)).left == 0
+    assert (await compare(past)).drifted == 0
+
+
+async def test_a_list_is_begun_again_when_its_place_is_gone(account: Account) -> None:
+    add_customers(account.sandbox, 230)
+    with pytest.raises(UnavailableError):
+        await take_over(account, Interfered(account.provider, away_at("list_customers", 3)))
+    async with account.sessions.begin() as session:
+        cursor = await session.get_one(models.Cursor, "sync")
+        cursor.value = {**cursor.value, "place": {**cursor.value["place"], "after": "cus_deleted_since"}}
+    progress = await take_over(account)
+    assert (progress.seen, progress.written) == (230, 30)
+
+
+async def test_a_list_that_always_loses_its_place_is_not_begun_for_ever(account: Account) -> None:
+    add_customers(account.sandbox, 130)
+
+    class Forgetful(Interfered):
+        async def list_customers(self, *, since: int | None, after: str | None) -> Any:
+            self.calls.append("list_customers")
+            if after is not None:
+                raise NotFoundError("Stripe knows no such object.")
+            return await account.provider.list_customers(since=since, after=None)
+
+    forgetful = Forgetful(account.provider, nobody)
+    for _ in range(2):
+        forgetful.calls.clear()
+        with pytest.raises(NotFoundError):
+            await take_over(account, forgetful)
+        assert 6 <= forgetful.calls.count("list_customers") <= 8
+    assert (await take_over(account)).left == 0
+    assert len(await account.all(models.Customer)) == 130
+
+
+async def test_one_who_is_busy_keeps_nobody_else_waiting(account: Account) -> None:
+    add_customers(account.sandbox, 30)
+    busy = account.sandbox.rows("customer")[0]["id"]
+    async with transaction(account.sessions) as session:
+        await ours.lock(session, busy)
+        task = asyncio.create_task(take_over(account))
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if rows := await account.all(models.Customer):
+                break
+        assert len(rows) == 29
+        assert busy not in {row.stripe_id for row in rows}
+        assert not task.done()
+    assert (await task).written == 30
+
+
+async def test_a_user_two_new_customers_claim_at_once_goes_to_one_of_them(account: Account) -> None:
+    add_customers(account.sandbox, 5)
+    change(account.sandbox, lambda: customers.create(account.sandbox, {"metadata": {"user_id": "user-3"}}))
+    assert (await take_over(account)).written == 6
+    assert min(str(row.user_id) for row in await account.all(models.Customer)) == "None"
+    assert (await compare(account)).drifted == 0
+
+
+async def test_how_long_ago_moves_on_and_the_place_stays(account: Account) -> None:
+    add_customers(account.sandbox, 230)
+    week = int(time.time()) - 7 * 86_400
+    with pytest.raises(UnavailableError):
+        await take_over(account, Interfered(account.provider, away_at("list_customers", 2)), since=week)
+    assert (await take_over(account, since=week + 60)).seen == 130

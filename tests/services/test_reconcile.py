@@ -12,7 +12,7 @@ import pytest
 from billing import Account, card
 from chaos.promises import audit_gaps, differences
 from comparing import Interfered, away_at, causes, compare, dump, found
-from sqlalchemy import func, update
+from sqlalchemy import func, select, text, update
 from starlette.applications import Starlette
 
 from app import models
@@ -27,6 +27,7 @@ from app.sandbox.sandbox import Sandbox
 from app.services.customers import Buyer
 from app.services.event_effects import HANDLED
 from app.services.reconcile import runs
+from app.services.reconcile.differences import Finding
 from app.values import utcnow
 from app.worker.reconcile import fetch_missed, watch_events, watch_objects
 
@@ -626,3 +627,162 @@ def pay_by_a_bad_card(sandbox: Sandbox, its: dict[str, str]) -> None:
     subscriptions.update(sandbox, {"default_payment_method": method["id"]}, its["subscription"])
     more = {"items": [{"id": first_item(sandbox), "quantity": 5}], "proration_behavior": "always_invoice"}
     subscriptions.update(sandbox, more, its["subscription"])
+
+
+@pytest.mark.parametrize("since", [None, 0], ids=["everything", "what changed"])
+async def test_a_customer_of_unknown_shape_stops_no_comparison(account: Account, since: int | None) -> None:
+    await account.buy()
+    await forget(account)
+    box = account.sandbox
+    change(box, lambda: customers.update(box, {"name": "a\0b"}, ids(box)["customer"]))
+    change(box, lambda: customers.create(box, {"name": "Grace"}))
+    run = await compare(account, repair=True, since=since)
+    assert run.status == "done"
+    assert ("customer", "unreadable") in await causes(account, run)
+    assert [row.name for row in await account.all(models.Customer)] == ["Grace"]
+    left = {row.object for row in await found(account, run) if not row.repaired}
+    assert left == {"customer", "subscription", "invoice"}
+
+
+async def test_a_changed_object_of_unknown_shape_is_named(bought: Account, clock: Clock) -> None:
+    clock.behind = HOUR - 600
+    now = int(clock())
+    await update_name(bought)
+    change(bought.sandbox, lambda: customers.update(bought.sandbox, {"name": "a\0b"}, ids(bought.sandbox)["customer"]))
+    run = await compare(bought, repair=True, since=now)
+    assert (run.status, await causes(bought, run)) == (
+        "done",
+        {("customer", "unreadable"), ("event", "event_missing")},
+    )
+
+
+async def test_a_run_whose_place_is_gone_begins_its_list_again(account: Account) -> None:
+    add_customers(account.sandbox, 210)
+    with pytest.raises(UnavailableError):
+        await compare(account, repair=True, provider=Interfered(account.provider, away_at("list_customers", 3)))
+    async with account.sessions.begin() as session:
+        [run] = (await session.scalars(select(ReconcileRun))).all()
+        run.cursor = {**run.cursor, "place": {**run.cursor["place"], "after": "cus_deleted_since"}}
+    again = await compare(account, repair=True)
+    assert (again.id, again.status, again.repaired) == (run.id, "done", 210)
+
+
+async def test_a_run_is_not_gone_on_with_a_day_after_it_began(account: Account) -> None:
+    add_customers(account.sandbox, 10)
+    away = Interfered(account.provider, away_at("list_invoices", 1))
+    with pytest.raises(UnavailableError):
+        await compare(account, repair=True, provider=away)
+    [first] = await account.all(ReconcileRun)
+    async with account.sessions.begin() as session:
+        await session.execute(update(ReconcileRun).values(started_at=func.now() - runs.RESUMABLE))
+    assert (await compare(account, repair=True)).id != first.id
+
+
+async def test_another_account_s_lists_stop_a_comparison(account: Account) -> None:
+    async with account.sessions.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO customers"
+                " (id, stripe_id, livemode, created, synced_at, revision, deleted, stripe_metadata)"
+                " SELECT gen_random_uuid(), 'cus_' || n, false, 1, 1, 1, false, '{}' FROM generate_series(1, 1001) AS n"
+            )
+        )
+    with pytest.raises(ConflictError, match="right key"):
+        await compare(account, repair=True)
+    assert await account.all(models.Difference) == []
+    assert not any(row.deleted for row in await account.all(models.Customer))
+
+
+async def test_a_later_finding_of_the_same_object_counts(bought: Account) -> None:
+    def finding(id: str, cause: str, *, repaired: bool = False) -> Finding:
+        return Finding(object="customer", stripe_id=id, customer=id, cause=cause, repaired=repaired)
+
+    async def record(*findings: Finding) -> tuple[int, int, int]:
+        """How many say something new, and then the run's counters."""
+        async with bought.sessions.begin() as session:
+            new = await runs.record(session, run, findings)
+        now = await session_get(bought, run)
+        return len(new), now.drifted, now.repaired
+
+    async with bought.sessions.begin() as session:
+        run = await runs.start(session, actor="cli", repair=True, since=None)
+    assert await record() == (0, 0, 0)
+    assert await record(finding("a", "missing", repaired=True), finding("b", "event_pending")) == (2, 1, 1)
+    assert await record(finding("b", "event_pending")) == (0, 1, 1)
+    assert await record(finding("b", "event_dead"), finding("a", "stale"), finding("c", "stale")) == (3, 3, 0)
+    assert {row.stripe_id: row.cause for row in await bought.all(models.Difference)} == {
+        "a": "stale",
+        "b": "event_dead",
+        "c": "stale",
+    }
+
+
+async def session_get(account: Account, run: ReconcileRun) -> ReconcileRun:
+    async with account.sessions() as session:
+        return await session.get_one(ReconcileRun, run.id)
+
+
+async def test_missed_events_are_stored_page_by_page(bought: Account) -> None:
+    box, its = bought.sandbox, ids(bought.sandbox)
+    await fetch_missed(bought.sessions, bought.provider, every=timedelta(0))
+    with box.changing():
+        for number in range(130):
+            customers.update(box, {"name": f"number {number}"}, its["customer"])
+    broken = Interfered(bought.provider, away_at("list_events", 2))
+    with pytest.raises(UnavailableError):
+        await fetch_missed(bought.sessions, broken, every=timedelta(0))
+    assert sum(row.status == "pending" for row in await bought.all(StripeEvent)) == 100
+    assert await fetch_missed(bought.sessions, bought.provider, every=timedelta(0)) == 30
+    await bought.process()
+    assert await differences(bought, bought.events()) == []
+
+
+async def test_what_the_schedule_has_read_it_does_not_read_again(bought: Account, settings: Any) -> None:
+    now = int(time.time())
+    async with bought.sessions.begin() as session:
+        value = {"began": now - 20 * 86_400, "at": now, "installed": now - 20 * 86_400}
+        session.add(models.Cursor(name="events", value=value))
+    asked: list[int] = []
+
+    class Counting(Interfered):
+        async def list_events(self, **more: Any) -> Any:
+            asked.append(more["since"])
+            return await bought.provider.list_events(**more)
+
+    await watch_objects(settings, sessions=bought.sessions, provider=Counting(bought.provider, nobody))
+    assert set(asked) == {now - HOUR}
+    asked.clear()
+    await compare(bought, provider=Counting(bought.provider, nobody))
+    assert min(asked) == now - 20 * 86_400, "who asks by hand is told of all there is"
+
+
+async def test_an_interrupted_comparison_that_the_schedule_ends_counts_as_its_own(bought: Account) -> None:
+    with pytest.raises(UnavailableError):
+        await compare(bought, repair=True, provider=Interfered(bought.provider, away_at("list_invoices", 1)))
+    assert (await compare(bought, repair=True, actor=runs.ACTOR)).actor == "cli"
+    async with bought.sessions.begin() as session:
+        session.add(models.Cursor(name="events", value={"began": 0, "at": 0, "installed": 0}))
+        assert not await runs.is_due(session, every=timedelta(hours=24), repair=True)
+        assert await runs.is_due(session, every=timedelta(hours=24), repair=False)
+
+
+async def test_what_there_is_to_compare_is_guessed_by_what_is_here(bought: Account) -> None:
+    async with bought.sessions.begin() as session:
+        await session.execute(text("ANALYZE customers, payment_methods, subscriptions, invoices"))
+        assert await runs.expected(session) == 4
+
+
+async def test_comparing_needs_no_fetching_of_missed_events(bought: Account, settings: Any) -> None:
+    alone = settings.model_copy(update={"reconcile_events_minutes": 0})
+
+    async def watch() -> None:
+        await watch_events(alone, sessions=bought.sessions, provider=bought.provider)
+        await watch_objects(alone, sessions=bought.sessions, provider=bought.provider)
+
+    await watch()
+    async with bought.sessions.begin() as session:
+        [cursor] = await cursors(bought)
+        long_ago = {**cursor.value, "installed": int(time.time()) - 90_000}
+        await session.execute(update(models.Cursor).values(value=long_ago))
+    await watch()
+    assert [run.status for run in await bought.all(ReconcileRun)] == ["done"]

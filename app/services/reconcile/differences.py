@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import literal_column, select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -237,9 +237,9 @@ def is_unknown(ref: Ref, fetched: Fetched) -> bool:
 
 async def _was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:
     # Spelled as the index is: Postgres does not look for one by an expression with parameters in it.
-    of_event, about = literal_column("object = 'event'"), literal_column("((fields -> 'object'::text) ->> 1)")
-    told = select(models.Difference.id).where(models.Difference.run_id == run_id, of_event, about == stripe_id)
-    return await session.scalar(told.limit(1)) is not None
+    about = text("object = 'event' AND ((fields -> 'object'::text) ->> 1) = :about").bindparams(about=stripe_id)
+    told = select(models.Difference.id).where(models.Difference.run_id == run_id, about).limit(1)
+    return await session.scalar(told) is not None
 
 
 def _fields(name: str, row: Row | None, missing: Row) -> dict[str, Any]:

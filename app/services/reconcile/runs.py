@@ -59,7 +59,7 @@ async def start(session: AsyncSession, *, actor: str, repair: bool, since: int |
     recent = ReconcileRun.started_at > func.now() - RESUMABLE
     unfinished = select(ReconcileRun, lives).where(ReconcileRun.status != "done", or_(recent, lives))
     interrupted = None
-    for run, alive in (await session.execute(unfinished.order_by(ReconcileRun.started_at))).tuples():
+    for run, alive in await session.execute(unfinished.order_by(ReconcileRun.started_at)):
         if alive:
             raise ConflictError("Another comparison with Stripe is under way.", code="reconcile_running")
         if run.repair == repair and covers(run.since, since):
