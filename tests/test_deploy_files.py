@@ -11,7 +11,7 @@ import pytest
 import typer.main
 import yaml
 
-from app.cli import app
+from app.cli.main import app
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
