@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 SHUTDOWN_SECONDS = 10.0
 MOST_WAITING = 200  # customers that batches left; the rest is put off, so that looks find others
 PUT_OFF_SECONDS = 15.0
-TAKEN_SECONDS = 0.5  # how long customers that another worker is at are not asked for again
+TAKEN_SECONDS = 1.0  # how long customers that another worker is at are not asked for again
 
 
 class Dispatcher:
