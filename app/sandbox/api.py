@@ -14,6 +14,7 @@ from starlette.responses import Response
 from app.sandbox import forms, params, rendering, routes
 from app.sandbox.errors import ApiError
 from app.sandbox.idempotency import Idempotency, fingerprint
+from app.sandbox.route import Route
 from app.sandbox.sandbox import Sandbox
 
 _VERSION = re.compile(r"20\d\d-\d\d-\d\d(\.[a-z]+)?")
@@ -55,7 +56,7 @@ class Api:
         return self._respond(error.status, error.envelope(None), {})
 
     async def _run(
-        self, request: Request, route: routes.Route, ids: dict[str, str], request_id: str, headers: dict[str, str]
+        self, request: Request, route: Route, ids: dict[str, str], request_id: str, headers: dict[str, str]
     ) -> tuple[int, dict[str, Any]]:
         query = request.url.query
         body = (await request.body()).decode("utf-8", "replace") if request.method != "GET" else ""
@@ -76,7 +77,7 @@ class Api:
 
     def _perform(
         self,
-        route: routes.Route,
+        route: Route,
         tree: forms.Tree,
         ids: dict[str, str],
         request_id: str,
@@ -140,7 +141,7 @@ def _check_version(version: str) -> None:
         raise ApiError(f"Invalid Stripe API version: {version}", logged=False)
 
 
-def _find(request: Request) -> tuple[routes.Route, dict[str, str]]:
+def _find(request: Request) -> tuple[Route, dict[str, str]]:
     found = routes.find(request.method, request.url.path)
     if found is None:
         raise _unrecognized(request)
