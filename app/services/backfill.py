@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import Cursor
-from app.provider.protocol import BillingProvider, Snapshot
+from app.provider.objects import Snapshot
+from app.provider.protocol import BillingProvider
 from app.services import bulk_effects, customers, mirror
 from app.services.event_effects import KINDS, Ref
 from app.services.mirror import NO_ROW, AsOf, Change, Origin, Row

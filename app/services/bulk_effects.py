@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.models.mirror import Mirrored
-from app.provider.protocol import Customer, Event, Invoice, MirroredObject, Subscription
+from app.provider.objects import Customer, Event, Invoice, MirroredObject, Subscription
 from app.services import bulk_rows, customers, mirror
 from app.services.event_effects import KINDS, Kind, Ref, ref_of, requirements
 from app.services.mirror import AsOf, Change, Origin, Row

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import ConflictError, InvalidRequestError, NotFoundError
-from app.provider.protocol import CatalogProvider, Price
+from app.provider.objects import Price
+from app.provider.protocol import CatalogProvider
 from app.services import audit
 
 PLAN_METADATA = "billhook_plan"

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import ConflictError, NotFoundError
-from app.provider.protocol import BillingProvider, CheckoutSession, Snapshot
+from app.provider.objects import CheckoutSession, Snapshot
+from app.provider.protocol import BillingProvider
 from app.redis import courtesy_lock
 from app.services import catalog, customers, invoices, mirror, payment_methods, subscriptions
 from app.services.catalog import Catalog

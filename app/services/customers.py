@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import NotFoundError
-from app.provider.protocol import Customer, CustomerProvider, Snapshot
+from app.provider.objects import Customer, Snapshot
+from app.provider.protocol import CustomerProvider
 from app.services import mirror
 from app.services.derived_keys import with_derived_key
 from app.services.mirror import AsOf, Origin

@@ -14,15 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.errors import NotFoundError
 from app.models.mirror import Mirrored
-from app.provider.protocol import (
-    BillingProvider,
-    CheckoutSession,
-    Customer,
-    Event,
-    MirroredObject,
-    Snapshot,
-    Subscription,
-)
+from app.provider.objects import CheckoutSession, Customer, Event, MirroredObject, Snapshot, Subscription
+from app.provider.protocol import BillingProvider
 from app.services import catalog, checkout, customers, invoices, mirror, payment_methods, subscriptions
 from app.services.mirror import AsOf, Origin, Row
 

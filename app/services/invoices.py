@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.errors import NotFoundError
-from app.provider.protocol import Invoice
+from app.provider.objects import Invoice
 from app.services import customers, mirror
 from app.services.mirror import AsOf, Origin
 

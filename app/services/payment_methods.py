@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
-from app.provider.protocol import PaymentMethod
+from app.provider.objects import PaymentMethod
 from app.services import customers, mirror, subscriptions
 from app.services.mirror import AsOf, Origin
 

@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import BillingError, UnavailableError
 from app.observability import batch_size, events_received
-from app.provider.mapping import decode
-from app.provider.protocol import Envelope, WebhookVerifier
+from app.provider.mapping.events import decode
+from app.provider.objects import Envelope
+from app.provider.protocol import WebhookVerifier
 from app.services.event_effects import kind_of
 from app.values import unix_now
 

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import ConflictError, NotFoundError, UnavailableError
-from app.provider.protocol import Snapshot, Subscription, SubscriptionProvider
+from app.provider.objects import Snapshot, Subscription
+from app.provider.protocol import SubscriptionProvider
 from app.services import catalog, customers, mirror
 from app.services.mirror import AsOf, Origin
 

@@ -11,8 +11,9 @@ import structlog
 
 from app.db import AWAY
 from app.observability import batch_size, customer_locks_busy, events_lag, events_processed
-from app.provider.mapping import decode
-from app.provider.protocol import BillingProvider, Event
+from app.provider.mapping.events import decode
+from app.provider.objects import Event
+from app.provider.protocol import BillingProvider
 from app.services import bulk_effects
 from app.services.bulk_rows import OvertakenError
 from app.values import utcnow

@@ -17,7 +17,8 @@ from app.db import Sessions, driver_connection
 from app.errors import BillingError, RateLimitedError, UnavailableError
 from app.models import StripeEvent
 from app.observability import customer_locks_busy, events_backlog, events_due, events_lag, events_processed
-from app.provider.protocol import BillingProvider, Event
+from app.provider.objects import Event
+from app.provider.protocol import BillingProvider
 from app.redis import courtesy_lock
 from app.services import event_effects
 from app.services.customers import lock_number

@@ -9,7 +9,7 @@ from uuid import UUID
 from billing import Account
 
 from app import models
-from app.provider.protocol import Customer, PaymentMethod, Subscription
+from app.provider.objects import Customer, PaymentMethod, Subscription
 from app.services import audit
 from app.services.customers import USER_METADATA
 from app.services.event_effects import HANDLED, KINDS

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.errors import ConflictError, NotFoundError, ProviderError
-from app.provider.protocol import CheckoutSession, Event, Price, Snapshot, Subscription
+from app.provider.objects import CheckoutSession, Event, Price, Snapshot, Subscription
 from app.provider.stripe import StripeProvider
 from app.sandbox.app import create_sandbox
 from app.sandbox.cards import Card

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider.stripe_data import GENERATIONS, JSON, LATEST, START, events, unhurried
 
-from app.provider.mapping import map_envelope, map_event
-from app.provider.protocol import Customer, Envelope, Event, Invoice, PaymentMethod, Subscription
+from app.provider.mapping.events import map_envelope, map_event
+from app.provider.objects import Customer, Envelope, Event, Invoice, PaymentMethod, Subscription
 
 
 def event(event_type: str, **changes: Any) -> dict[str, Any]:

@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider.stripe_data import GENERATIONS, JSON, LATEST, START, shown, unhurried
 
-from app.provider import mapping
-from app.provider.protocol import CheckoutSession, Customer, Invoice, PaymentMethod, Price, Subscription
+from app.provider.mapping.catalog import map_price
+from app.provider.mapping.checkout import map_checkout_session
+from app.provider.mapping.customers import map_customer, map_payment_method
+from app.provider.mapping.events import MAPPERS
+from app.provider.mapping.reading import UnreadableError
+from app.provider.mapping.subscriptions import map_invoice, map_subscription
+from app.provider.objects import CheckoutSession, Customer, Invoice, PaymentMethod, Price, Subscription
 
 ONE_PERIOD = [name for name in GENERATIONS if name < "2025-03-31"]
 MONTH_END, YEAR_END = 1769904000, 1798761600
@@ -23,7 +28,7 @@ def test_six_generations_are_at_hand() -> None:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_customer_reads_the_same_in_every_generation(generation: str) -> None:
-    assert mapping.map_customer(shown(generation, "customer.updated")) == Customer(
+    assert map_customer(shown(generation, "customer.updated")) == Customer(
         id="cus_QabcCus",
         email="ada@example.com",
         name="Ada Lovelace",
@@ -35,7 +40,7 @@ def test_a_customer_reads_the_same_in_every_generation(generation: str) -> None:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_an_invoice_reads_the_same_in_every_generation(generation: str) -> None:
-    assert mapping.map_invoice(shown(generation, "invoice.paid")) == Invoice(
+    assert map_invoice(shown(generation, "invoice.paid")) == Invoice(
         id="in_1QabcInv",
         customer="cus_QabcCus",
         status="paid",
@@ -60,7 +65,7 @@ def test_an_invoice_reads_the_same_in_every_generation(generation: str) -> None:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_checkout_session_reads_the_same_in_every_generation(generation: str) -> None:
-    assert mapping.map_checkout_session(shown(generation, "checkout.session.completed")) == CheckoutSession(
+    assert map_checkout_session(shown(generation, "checkout.session.completed")) == CheckoutSession(
         id="cs_test_a1Qabc",
         mode="subscription",
         status="complete",
@@ -80,7 +85,7 @@ def test_a_checkout_session_reads_the_same_in_every_generation(generation: str) 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_card_reads_the_same_in_every_generation(generation: str) -> None:
-    assert mapping.map_payment_method(shown(generation, "payment_method.attached")) == PaymentMethod(
+    assert map_payment_method(shown(generation, "payment_method.attached")) == PaymentMethod(
         id="pm_1QabcCard",
         type="card",
         customer="cus_QabcCus",
@@ -94,7 +99,7 @@ def test_a_card_reads_the_same_in_every_generation(generation: str) -> None:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_subscription_reads_the_same_in_every_generation_but_for_its_periods(generation: str) -> None:
-    subscription = mapping.map_subscription(shown(generation, "customer.subscription.updated"))
+    subscription = map_subscription(shown(generation, "customer.subscription.updated"))
 
     month = subscription.items[0]
     assert month.price == Price(
@@ -129,7 +134,7 @@ def test_a_subscription_reads_the_same_in_every_generation_but_for_its_periods(g
 def test_the_period_of_a_subscription_spans_those_of_its_items() -> None:
     subscription = shown(LATEST, "customer.subscription.updated")
     subscription["items"]["data"][0]["current_period_start"] = START + 86400
-    mapped = mapping.map_subscription(subscription)
+    mapped = map_subscription(subscription)
     assert (mapped.current_period_start, mapped.current_period_end) == (START, YEAR_END)
 
 
@@ -145,35 +150,33 @@ def test_expanded_objects_read_as_their_ids(generation: str) -> None:
     session["subscription"] = subscription
 
     plain = shown(generation, "customer.subscription.updated")
-    assert mapping.map_subscription(subscription) == mapping.map_subscription(plain)
-    assert mapping.map_checkout_session(session) == mapping.map_checkout_session(
-        shown(generation, "checkout.session.completed")
-    )
+    assert map_subscription(subscription) == map_subscription(plain)
+    assert map_checkout_session(session) == map_checkout_session(shown(generation, "checkout.session.completed"))
 
 
 def test_an_invoice_shows_its_subscription_even_expanded() -> None:
     old, new = shown(GENERATIONS[0], "invoice.paid"), shown(LATEST, "invoice.paid")
     old["subscription"] = {"id": "sub_1QabcSub", "object": "subscription"}
     new["parent"]["subscription_details"]["subscription"] = {"id": "sub_1QabcSub", "object": "subscription"}
-    assert mapping.map_invoice(old).subscription == "sub_1QabcSub"
-    assert mapping.map_invoice(new).subscription == "sub_1QabcSub"
+    assert map_invoice(old).subscription == "sub_1QabcSub"
+    assert map_invoice(new).subscription == "sub_1QabcSub"
 
 
 @pytest.mark.parametrize("parent", [None, {"type": "quote_details", "subscription_details": None}])
 def test_an_invoice_without_a_subscription_has_none(parent: object) -> None:
     invoice = shown(LATEST, "invoice.paid") | {"parent": parent}
-    assert mapping.map_invoice(invoice).subscription is None
+    assert map_invoice(invoice).subscription is None
 
 
 def test_an_unknown_status_survives() -> None:
     subscription = shown(LATEST, "customer.subscription.updated") | {"status": "hibernating"}
-    assert mapping.map_subscription(subscription).status == "hibernating"
+    assert map_subscription(subscription).status == "hibernating"
 
 
 def test_a_paused_collection_is_named_by_its_behavior() -> None:
     subscription = shown(LATEST, "customer.subscription.updated")
     subscription["pause_collection"] = {"behavior": "void", "resumes_at": None}
-    assert mapping.map_subscription(subscription).pause_collection == "void"
+    assert map_subscription(subscription).pause_collection == "void"
 
 
 def test_a_metered_item_has_no_quantity_and_no_amount() -> None:
@@ -181,31 +184,31 @@ def test_a_metered_item_has_no_quantity_and_no_amount() -> None:
     item = subscription["items"]["data"][0]
     del item["quantity"]
     item["price"]["unit_amount"] = None
-    mapped = mapping.map_subscription(subscription).items[0]
+    mapped = map_subscription(subscription).items[0]
     assert (mapped.quantity, mapped.price.unit_amount) == (0, None)
 
 
 def test_a_one_time_price_has_no_interval() -> None:
     price = shown(LATEST, "customer.subscription.updated")["items"]["data"][0]["price"] | {"recurring": None}
-    assert (mapping.map_price(price).interval, mapping.map_price(price).interval_count) == (None, 1)
+    assert (map_price(price).interval, map_price(price).interval_count) == (None, 1)
 
 
 def test_half_a_list_of_items_is_not_read_as_a_whole_one() -> None:
     subscription = shown(LATEST, "customer.subscription.updated")
     subscription["items"]["has_more"] = True
-    with pytest.raises(mapping.UnreadableError):
-        mapping.map_subscription(subscription)
+    with pytest.raises(UnreadableError):
+        map_subscription(subscription)
 
 
 def test_a_deleted_customer_shows_only_that() -> None:
     answer = {"id": "cus_QabcCus", "object": "customer", "deleted": True}
-    assert mapping.map_customer(answer) == Customer(id="cus_QabcCus", deleted=True)
+    assert map_customer(answer) == Customer(id="cus_QabcCus", deleted=True)
 
 
 def test_a_bank_account_has_no_card_fields() -> None:
     debit = shown(LATEST, "payment_method.attached") | {"type": "us_bank_account", "us_bank_account": {}}
     del debit["card"]
-    mapped = mapping.map_payment_method(debit)
+    mapped = map_payment_method(debit)
     assert (mapped.type, mapped.brand, mapped.last4, mapped.exp_year) == ("us_bank_account", None, None, None)
 
 
@@ -229,8 +232,8 @@ def test_a_bank_account_has_no_card_fields() -> None:
     ],
 )
 def test_what_postgres_or_stripe_could_not_hold_is_unreadable(field: str, value: object) -> None:
-    with pytest.raises(mapping.UnreadableError):
-        mapping.map_invoice(shown(LATEST, "invoice.paid") | {field: value})
+    with pytest.raises(UnreadableError):
+        map_invoice(shown(LATEST, "invoice.paid") | {field: value})
 
 
 NEEDED = {
@@ -248,8 +251,8 @@ NEEDED = {
 def test_a_missing_field_that_decides_something_is_unreadable(event_type: str, field: str) -> None:
     data = shown(LATEST, event_type)
     del data[field]
-    with pytest.raises(mapping.UnreadableError):
-        mapping.MAPPERS[data["object"]](data)
+    with pytest.raises(UnreadableError):
+        MAPPERS[data["object"]](data)
 
 
 def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -271,5 +274,5 @@ def test_no_junk_anywhere_in_an_object_raises_anything_else(data: st.DataObject)
     for step in way:
         target = target[step]
     target[last] = data.draw(JSON)
-    with contextlib.suppress(mapping.UnreadableError):
-        mapping.MAPPERS[original["object"]](spoilt)
+    with contextlib.suppress(UnreadableError):
+        MAPPERS[original["object"]](spoilt)

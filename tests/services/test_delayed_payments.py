@@ -7,7 +7,7 @@ import pytest
 from billing import ADA, STRIPE, Account
 
 from app import models
-from app.provider.protocol import Customer, Invoice, Price, Subscription, SubscriptionItem
+from app.provider.objects import Customer, Invoice, Price, Subscription, SubscriptionItem
 from app.services import access, customers, invoices, subscriptions
 from app.services.access import Entitlements
 from app.services.mirror import AsOf

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from app import models
 from app.db import Sessions
-from app.provider.protocol import Customer
+from app.provider.objects import Customer
 from app.services import customers, mirror
 from app.services.mirror import NO_ROW, AsOf
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from app import models
 from app.errors import ConflictError
-from app.provider.protocol import Customer, Invoice
+from app.provider.objects import Customer, Invoice
 from app.provider.stripe import StripeProvider
 from app.redis import courtesy_lock, create_redis
 from app.sandbox import checkout as hosted

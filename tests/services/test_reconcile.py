@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from app import models
 from app.errors import ConflictError, UnavailableError
 from app.models import ReconcileRun, StripeEvent
-from app.provider.protocol import Page
+from app.provider.objects import Page
 from app.provider.stripe import StripeProvider
 from app.sandbox import checkout as hosted
 from app.sandbox.app import create_sandbox

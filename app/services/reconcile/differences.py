@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import NotFoundError
-from app.provider.protocol import BillingProvider, Customer, Invoice, MirroredObject, Snapshot, Subscription
+from app.provider.objects import Customer, Invoice, MirroredObject, Snapshot, Subscription
+from app.provider.protocol import BillingProvider
 from app.services import catalog, customers, mirror
 from app.services.event_effects import KINDS, Ref, kind_of
 from app.services.mirror import AsOf, Change, Origin, Row

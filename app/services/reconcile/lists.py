@@ -12,7 +12,8 @@ from app import models
 from app.db import release
 from app.errors import ConflictError, NotFoundError
 from app.models.mirror import Mirrored
-from app.provider.protocol import BillingProvider, MirroredObject, Page, PaymentMethod, Snapshot
+from app.provider.objects import MirroredObject, Page, PaymentMethod, Snapshot
+from app.provider.protocol import BillingProvider
 from app.services.event_effects import KINDS, Ref
 from app.services.reconcile.differences import differs, known
 
