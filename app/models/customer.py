@@ -28,6 +28,8 @@ class Customer(Mirrored, Base):
     trial_used: Mapped[bool] = mapped_column(server_default=text("false"))
     """Trials are given once: set when a subscription with a trial appears, never cleared."""
     stripe_metadata: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    erased_at: Mapped[int | None]
+    """When the person asked to be forgotten (unix seconds): from then on nothing personal is stored here again."""
 
 
 class PaymentMethod(Mirrored, Base):

@@ -1,5 +1,6 @@
-"""Invoices, as Stripe last showed them."""
+"""Invoices and credit notes, as Stripe last showed them."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, Index
@@ -38,3 +39,30 @@ class Invoice(Mirrored, Base):
     paid_at: Mapped[int | None]
     attempt_count: Mapped[int]
     next_payment_attempt: Mapped[int | None]
+    discount: Mapped[int | None]
+    """What discounts took off `subtotal`; None for rows written before it was kept."""
+    tax: Mapped[int | None]
+    lines: Mapped[list[Any] | None]
+    """Each {id, description, amount, quantity, price, period_start, period_end, proration}; at most Stripe's first
+    ten. None for rows written before they were kept."""
+
+
+class CreditNote(Mirrored, Base):
+    """What an invoice was lowered by after it was finalized."""
+
+    __tablename__ = "credit_notes"
+    __table_args__ = (Index("ix_credit_notes_created", "created"),)
+
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), index=True)
+    invoice: Mapped[str] = mapped_column(index=True)
+    number: Mapped[str | None]
+    status: Mapped[str]
+    """issued or void."""
+    type: Mapped[str]
+    """pre_payment, post_payment or mixed."""
+    currency: Mapped[str]
+    subtotal: Mapped[int]
+    total: Mapped[int]
+    reason: Mapped[str | None]
+    memo: Mapped[str | None]
+    pdf: Mapped[str | None]

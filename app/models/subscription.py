@@ -1,9 +1,10 @@
-"""Subscriptions, as Stripe last showed them."""
+"""Subscriptions, as Stripe last showed them, and the changes customers were shown the price of."""
 
+from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -43,9 +44,41 @@ class Subscription(Mirrored, Base):
     pause_collection: Mapped[str | None]
     default_payment_method: Mapped[str | None]
     latest_invoice: Mapped[str | None]
+    collection_method: Mapped[str | None]
+    """charge_automatically or send_invoice; None for rows written before it was kept, as with those that follow."""
+    pause_resumes_at: Mapped[int | None]
+    """When `pause_collection` ends by itself."""
+    paused_reason: Mapped[str | None]
+    """Why `status` is paused: pause_requested, trial_end_without_payment_method, …"""
+    schedule: Mapped[str | None]
+    """The subscription schedule that drives it, e.g. towards a downgrade at the period's end."""
+    pending_update_expires_at: Mapped[int | None]
+    """Until when a change waits for its payment."""
     stripe_metadata: Mapped[dict[str, Any]]
 
     @property
     def ends_with_period(self) -> bool:
         """Whether it is set to end: the flag, or (as the portal does in flexible billing mode) the date alone."""
         return self.cancel_at_period_end or (self.cancel_at is not None and self.cancel_at == self.current_period_end)
+
+
+class SubscriptionPreview(Base):
+    """What a customer was shown a change would cost. Confirming it does that and nothing else, once."""
+
+    __tablename__ = "subscription_previews"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), index=True)
+    subscription: Mapped[str]
+    revision: Mapped[int]
+    """Of the subscription's row when it was shown: any later write makes the preview stale."""
+    change: Mapped[dict[str, Any]]
+    """What was asked for: price, quantity, proration behavior, when."""
+    amount_due: Mapped[int]
+    """What is to be paid at once, minor units of `currency`."""
+    currency: Mapped[str]
+    proration_date: Mapped[int]
+    """Unix seconds; the confirmation prorates as of this moment, so that its invoice is the one shown."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    confirmed_at: Mapped[datetime | None]

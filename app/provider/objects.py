@@ -173,6 +173,11 @@ class CheckoutSession:
 MirroredObject = Customer | Subscription | Invoice | PaymentMethod | CheckoutSession
 
 
+def customer_of(shown: MirroredObject) -> str | None:
+    """The Stripe customer an object belongs to (its own id for a customer); None where it names none."""
+    return shown.id if isinstance(shown, Customer) else getattr(shown, "customer", None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What a webhook event says of itself: enough to file it, cheap to read.

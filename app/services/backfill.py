@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import Cursor
-from app.provider.objects import Snapshot
+from app.provider.objects import Snapshot, customer_of
 from app.provider.protocol import BillingProvider
 from app.services import bulk_effects, customers, mirror
 from app.services.event_effects import KINDS, Ref
@@ -113,5 +113,4 @@ async def take_over_new(
 
 def owner_of(ref: Ref, shown: Mapping[Ref, Snapshot[Any]]) -> str | None:
     """The Stripe customer that a listed object is, or belongs to."""
-    owner: str | None = ref[1] if ref[0] == "customer" else shown[ref].object.customer
-    return owner
+    return customer_of(shown[ref].object)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.models.mirror import Mirrored
-from app.provider.objects import Customer, Event, Invoice, MirroredObject, Subscription
+from app.provider.objects import Customer, Event, MirroredObject, Subscription, customer_of
 from app.services import bulk_rows, customers, mirror
 from app.services.event_effects import KINDS, Kind, Ref, ref_of, requirements
 from app.services.mirror import AsOf, Change, Origin, Row
@@ -63,7 +63,7 @@ async def read(connection: Any, refs: Iterable[Ref], objects: Sequence[MirroredO
         for stripe_id, row in (await bulk_rows.find(connection, KINDS[kind].model, list(ids))).items()
     }
     prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
-    sql = "SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1)"
+    sql = "SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1) AND plan IS NOT NULL"
     plans = {row["stripe_id"]: row["plan"] for row in await connection.fetch(sql, list(prices))} if prices else {}
     people = [shown for shown in objects if isinstance(shown, Customer)]
     claims = {claim for person in people if (claim := customers.claim_of(rows.get(("customer", person.id)), person))}
@@ -114,8 +114,9 @@ def values_of(
             known.taken.add(claim)
             values["user_id"] = claim
         return values
-    owner = None if shown.customer is None else find(("customer", shown.customer))
-    if owner is None and (shown.customer is not None or isinstance(shown, Invoice)):
+    named = customer_of(shown)
+    owner = None if named is None else find(("customer", named))
+    if owner is None and (named is not None or mirror.must_belong(kind.model)):
         return None
     return kind.columns(shown, owner and owner["id"], known.plans)
 

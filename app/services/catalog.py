@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from uuid import uuid4
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -200,12 +201,16 @@ async def _store(session: AsyncSession, plan: Plan, price: Price, *, livemode: b
         "currency": price.currency,
         "unit_amount": price.unit_amount,
         "interval": price.interval,
+        "interval_count": price.interval_count,
         "active": price.active,
+        "stripe_metadata": dict(price.metadata),
         "livemode": livemode,
+        "created": price.created,
+        "synced_at": price.created,
     }
     await session.execute(
         insert(models.Price)
-        .values(stripe_id=price.id, **values)
+        .values(id=uuid4(), stripe_id=price.id, **values)
         .on_conflict_do_update(index_elements=["stripe_id"], set_=values)
     )
 
@@ -221,7 +226,7 @@ async def price_for(session: AsyncSession, catalog: Catalog, *, plan: str | None
                 "This plan has no price at Stripe yet: run `billhook plans apply`.", code="plan_not_applied"
             )
         return price
-    found = await session.get(models.Price, price_id)
+    found = await session.scalar(select(models.Price).where(models.Price.stripe_id == price_id))
     # Replaced prices keep their subscribers but take no new ones: whoever holds the lookup key is on sale.
     if found is None or not found.active or found.lookup_key is None or found.plan not in catalog.plans:
         raise NotFoundError("There is no such price on sale.", code="price_not_found", param="price_id")
@@ -231,7 +236,9 @@ async def price_for(session: AsyncSession, catalog: Catalog, *, plan: str | None
 async def plans_of_prices(session: AsyncSession, price_ids: Iterable[str]) -> dict[str, str]:
     """The plan, today's or a former one, of each price that is one of ours."""
     found = await session.execute(
-        select(models.Price.stripe_id, models.Price.plan).where(models.Price.stripe_id.in_(price_ids))
+        select(models.Price.stripe_id, models.Price.plan).where(
+            models.Price.stripe_id.in_(price_ids), models.Price.plan.is_not(None)
+        )
     )
     return {row.stripe_id: row.plan for row in found}
 

@@ -61,7 +61,8 @@ async def create_session(
         "cancel_url": cancel_url,
         "promotion_code": promotion_code,
     }
-    order = _Order(user=user, plan=price.plan, trial_days=plans.plan(price.plan).trial_days, request=request)
+    sold = plans.plan(str(price.plan))
+    order = _Order(user=user, plan=sold.key, trial_days=sold.trial_days, request=request)
     await release(session)  # waiting for the lock must not hold a connection
     async with courtesy_lock(redis, f"checkout:{user.user_id}", wait=LOCK_WAIT_SECONDS):
         return await _open_or_reuse(session, provider, order, Origin(actor=actor))

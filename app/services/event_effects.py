@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.errors import NotFoundError
 from app.models.mirror import Mirrored
-from app.provider.objects import CheckoutSession, Customer, Event, MirroredObject, Snapshot, Subscription
+from app.provider.objects import CheckoutSession, Event, MirroredObject, Snapshot, Subscription, customer_of
 from app.provider.protocol import BillingProvider
 from app.services import catalog, checkout, customers, invoices, mirror, payment_methods, subscriptions
 from app.services.mirror import AsOf, Origin, Row
@@ -200,13 +200,13 @@ async def _is_known(session: AsyncSession, ref: Ref, shown: MirroredObject, row:
     plans = {}
     if isinstance(shown, Subscription):
         plans = await catalog.plans_of_prices(session, [item.price.id for item in shown.items])
-    return mirror.shows(row, KINDS[ref[0]].columns(shown, row["customer_id"], plans))
+    return mirror.shows(row, KINDS[ref[0]].columns(shown, row.get("customer_id"), plans))
 
 
 def owners(fetches: Fetches) -> set[str]:
     """The customers whose rows the answers will change."""
     objects = [answer.object for answer in fetches.answers.values() if isinstance(answer, Snapshot)]
-    return {owner for found in objects if (owner := found.id if isinstance(found, Customer) else found.customer)}
+    return {owner for found in objects if (owner := customer_of(found)) is not None}
 
 
 async def fetch(provider: BillingProvider, fetches: Fetches) -> None:

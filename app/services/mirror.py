@@ -16,7 +16,7 @@ from app.services import audit, outbox
 NO_ROW = 0
 _ATTEMPTS = 10
 
-OWN = frozenset({"id", "stripe_id", "trial_used", "ours", "request"})
+OWN = frozenset({"id", "stripe_id", "trial_used", "erased_at", "ours", "request"})
 """Columns that are not Stripe's to change: what follows Stripe writes them once at most, with a new row."""
 
 Row = Mapping[str, Any]
@@ -154,6 +154,13 @@ def table_of(model: type[Mirrored]) -> Table:
 
 
 @cache
+def must_belong(model: type[Mirrored]) -> bool:
+    """Whether a row of it can't be without its customer."""
+    owner = table_of(model).columns.get("customer_id")
+    return owner is not None and not owner.nullable
+
+
+@cache
 def _blank(table: Table) -> Row:
     """What a new row says where nobody says anything."""
     empty: dict[type, Any] = {bool: False, dict: {}}
@@ -226,7 +233,7 @@ def _customer_id(change: Change) -> UUID | None:
     if AUDIT_NAMES[change.model.__name__] == "customer":
         owner: UUID | None = change.new["id"]
     else:
-        owner = change.new["customer_id"] or (change.old or {}).get("customer_id")
+        owner = change.new.get("customer_id") or (change.old or {}).get("customer_id")
     return owner
 
 

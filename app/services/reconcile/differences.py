@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.db import release
 from app.errors import NotFoundError
-from app.provider.objects import Customer, Invoice, MirroredObject, Snapshot, Subscription
+from app.provider.objects import Customer, MirroredObject, Snapshot, Subscription, customer_of
 from app.provider.protocol import BillingProvider
 from app.services import catalog, customers, mirror
 from app.services.event_effects import KINDS, Ref, kind_of
@@ -60,7 +60,7 @@ async def known(session: AsyncSession, name: str, objects: Sequence[MirroredObje
     """What is needed to compare `objects`, all of the kind `name`."""
     table = mirror.table_of(KINDS[name].model)
     found = await session.execute(table.select().where(table.c.stripe_id.in_([shown.id for shown in objects])))
-    people = {shown.customer for shown in objects if not isinstance(shown, Customer) and shown.customer is not None}
+    people = {owner for shown in objects if not isinstance(shown, Customer) and (owner := customer_of(shown))}
     owners = select(models.Customer.stripe_id, models.Customer.id).where(models.Customer.stripe_id.in_(people))
     prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
     return Known(
@@ -74,14 +74,15 @@ def differs(name: str, shown: MirroredObject, known: Known) -> Row | None:
     """What our row should say and doesn't: all of it where there is none; None when it says everything."""
     row = known.rows.get(shown.id)
     values: Row
-    if isinstance(shown, Invoice) and shown.customer is None:
+    owner = customer_of(shown)
+    if owner is None and mirror.must_belong(KINDS[name].model):
         return None  # an account's own, which we don't follow
     if isinstance(shown, Customer) and shown.deleted:
         values = _GONE
-    elif isinstance(shown, Customer) or shown.customer is None:
+    elif isinstance(shown, Customer) or owner is None:
         values = KINDS[name].columns(shown, None, known.plans)
-    elif (owner := known.owners.get(shown.customer)) is not None:
-        values = KINDS[name].columns(shown, owner, known.plans)
+    elif owner in known.owners:
+        values = KINDS[name].columns(shown, known.owners[owner], known.plans)
     else:
         return {"created": shown.created}  # without its customer, it can't be here either
     if row is None:
@@ -196,9 +197,9 @@ async def owner_of(session: AsyncSession, ref: Ref, fetched: Fetched) -> str | N
     """The Stripe customer an object belongs to, or belonged to as far as we know."""
     if ref[0] == "customer":
         return ref[1]
-    if fetched.snapshot is not None and fetched.snapshot.object.customer is not None:
-        return str(fetched.snapshot.object.customer)
-    if fetched.row is None:
+    if fetched.snapshot is not None and (owner := customer_of(fetched.snapshot.object)) is not None:
+        return owner
+    if fetched.row is None or "customer_id" not in fetched.row:
         return None
     return await session.scalar(
         select(models.Customer.stripe_id).where(models.Customer.id == fetched.row["customer_id"])
