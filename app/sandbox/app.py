@@ -12,11 +12,16 @@ from starlette.routing import Route
 
 from app.sandbox import invoicing
 from app.sandbox.api import Api
+from app.sandbox.api_v2 import ApiV2
 from app.sandbox.checkout import line_items
+from app.sandbox.control import control_routes
 from app.sandbox.delivery import RETRY_DELAYS
 from app.sandbox.lists import sublist
+from app.sandbox.oauth import OAuth
 from app.sandbox.pages.routes import page_routes
 from app.sandbox.passing_time import pass_time
+from app.sandbox.resources import coupons, tax_ids
+from app.sandbox.resources.charges import refunds_of
 from app.sandbox.resources.customers import subscriptions_of
 from app.sandbox.sandbox import Sandbox
 
@@ -24,10 +29,13 @@ _METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
 
 #: (object, field) of what is shown only when it is expanded, and what makes it.
 _INCLUDES = {
+    ("charge", "refunds"): refunds_of,
     ("checkout.session", "line_items"): line_items,
     ("customer", "subscriptions"): subscriptions_of,
     ("customer", "sources"): lambda _, row: sublist([], f"/v1/customers/{row['id']}/sources"),
-    ("customer", "tax_ids"): lambda _, row: sublist([], f"/v1/customers/{row['id']}/tax_ids"),
+    ("coupon", "applies_to"): coupons.applies_to,
+    ("coupon", "currency_options"): coupons.currency_options,
+    ("customer", "tax_ids"): tax_ids.of_customer,
     ("invoice", "confirmation_secret"): invoicing.confirmation_secret,
     ("invoice", "payments"): invoicing.payments_of,
 }
@@ -74,7 +82,11 @@ def create_sandbox(
             await sandbox.aclose()
 
     api = Api(sandbox, secret_key, latency)
-    routes = [Route("/v1/{path:path}", api.answer, methods=_METHODS), *page_routes(sandbox)]
+    api_v2 = ApiV2(sandbox, secret_key, latency)
+    routes = [Route("/v1/{path:path}", api.answer, methods=_METHODS), *page_routes(sandbox), *control_routes(sandbox)]
+    connect = OAuth(sandbox, secret_key)
+    routes += [Route(f"/oauth/{name}", getattr(connect, name), methods=["POST"]) for name in ("token", "deauthorize")]
+    routes += [Route("/v2/{path:path}", api_v2.answer, methods=_METHODS)]
     routes += [Route("/{path:path}", api.unknown, methods=_METHODS)]
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.sandbox = sandbox

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from app.sandbox.errors import CardError
 
 Authentication = Literal["never", "unless_set_up", "on_session", "always"]
+Dispute = Literal["fraudulent", "product_not_received", "inquiry"]
 
 _CENTURY = 2000
 _SHORTEST_NUMBER = 13
@@ -22,12 +23,20 @@ class Decline:
     message: str = "Your card was declined."
     decline_code: str | None = None
     param: str | None = None
+    advice_code: str | None = "try_again_later"
+    network_decline_code: str | None = "01"
+    network_advice_code: str | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Further keys of the card error."""
-        decline_code = self.decline_code or self.code
-        fields = {"decline_code": decline_code, "advice_code": "try_again_later", "network_decline_code": "01"}
-        return fields | ({"param": self.param} if self.param else {})
+        """Further keys of the card error; what does not apply is absent."""
+        fields = {
+            "decline_code": self.decline_code or self.code,
+            "advice_code": self.advice_code,
+            "network_advice_code": self.network_advice_code,
+            "network_decline_code": self.network_decline_code,
+            "param": self.param,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +49,33 @@ class TestCard:
     decline: Decline | None = None
     attaches: bool = True
     authentication: Authentication = "never"
+    dispute: Dispute | None = None  # what its owner does once they are charged
+    refund: Literal["succeeds", "pends", "fails"] = "succeeds"
+    risk: Literal["normal", "elevated", "highest"] = "normal"
+    settles_at_once: bool = False
 
 
 def _declining(number: str, *names: str, decline: Decline, attaches: bool = False) -> TestCard:
     return TestCard(number, names, decline=decline, attaches=attaches)
 
 
-def _declined(decline_code: str, message: str = "Your card was declined.") -> Decline:
-    return Decline("card_declined", message, decline_code)
+def _declined(decline_code: str, message: str = "Your card was declined.", **codes: Any) -> Decline:
+    return Decline("card_declined", message, decline_code, **codes)
 
 
-_EXPIRED = Decline("expired_card", "Your card has expired.", param="exp_month")
-_CVC = Decline("incorrect_cvc", "Your card's security code is incorrect.", param="cvc")
+_EXPIRED = Decline(
+    "expired_card",
+    "Your card has expired.",
+    param="exp_month",
+    advice_code="confirm_card_data",
+    network_decline_code="54",
+    network_advice_code="03",
+)
+_CVC = Decline("incorrect_cvc", "Your card's security code is incorrect.", param="cvc", advice_code="confirm_card_data")
 _PROCESSING = Decline("processing_error", "An error occurred while processing your card. Try again in a little bit.")
-_NO_FUNDS = _declined("insufficient_funds", "Your card has insufficient funds.")
+_NO_FUNDS = _declined("insufficient_funds", "Your card has insufficient funds.", network_decline_code="51")
+# Radar blocks these before any network is asked.
+_BLOCKED = _declined("fraudulent", advice_code=None, network_decline_code=None)
 
 #: https://docs.stripe.com/testing; the names follow pm_card_ and tok_.
 CARDS = (
@@ -77,13 +99,13 @@ CARDS = (
         "4000000000009987",
         "visa_chargeDeclinedLostCard",
         "chargeDeclinedLostCard",
-        decline=_declined("lost_card"),
+        decline=_declined("lost_card", advice_code="do_not_try_again", network_decline_code="41"),
     ),
     _declining(
         "4000000000009979",
         "visa_chargeDeclinedStolenCard",
         "chargeDeclinedStolenCard",
-        decline=_declined("stolen_card"),
+        decline=_declined("stolen_card", advice_code="do_not_try_again", network_decline_code="43"),
     ),
     _declining(
         "4000000000006975",
@@ -120,7 +142,22 @@ CARDS = (
         decline=_declined("generic_decline"),
         authentication="unless_set_up",
     ),
+    TestCard(
+        "4000008260003178",
+        ("authenticationRequiredChargeDeclinedInsufficientFunds",),
+        decline=_NO_FUNDS,
+        authentication="unless_set_up",
+    ),
     TestCard("4000000000003055", ("threeDSecureOptional",)),
+    TestCard("4000000000000259", ("createDispute", "visa_createDispute"), dispute="fraudulent"),
+    TestCard("4000000000002685", ("createDisputeProductNotReceived",), dispute="product_not_received"),
+    TestCard("4000000000001976", ("createDisputeInquiry", "visa_createDisputeInquiry"), dispute="inquiry"),
+    TestCard("4000000000007726", ("pendingRefund",), refund="pends"),
+    TestCard("4000000000005126", ("refundFail",), refund="fails"),
+    TestCard("4000000000000077", ("bypassPending",), settles_at_once=True),
+    TestCard("4100000000000019", ("radarBlock",), decline=_BLOCKED, risk="highest"),
+    TestCard("4000000000004954", ("riskLevelHighest",), decline=_BLOCKED, risk="highest"),
+    TestCard("4000000000009235", ("riskLevelElevated",), risk="elevated"),
 )
 BY_NUMBER = {card.number: card for card in CARDS}
 BY_NAME = {name: card for card in CARDS for name in card.names}

@@ -67,8 +67,8 @@ def new_price(sandbox: Sandbox, params: Row, *, at: str = "") -> Row:
         param = f"{at}[product]" if at else "product"
         sandbox.get("product", params["product"], param=param, status=400)
     recurring = params.get("recurring")
-    if recurring is not None and recurring.get("usage_type") == "metered":
-        raise ApiError("Starting with Stripe version `2025-03-31.basil`, metered prices must be backed by meters.")
+    if recurring is not None:
+        _check_meter(sandbox, recurring)
     unit = Decimal(params.get("unit_amount_decimal") or params["unit_amount"])
     if unit < 0:
         raise ApiError(
@@ -94,9 +94,9 @@ def new_price(sandbox: Sandbox, params: Row, *, at: str = "") -> Row:
         and {
             "interval": recurring["interval"],
             "interval_count": recurring.get("interval_count", 1),
-            "meter": None,
+            "meter": recurring.get("meter"),
             "trial_period_days": None,
-            "usage_type": "licensed",
+            "usage_type": recurring.get("usage_type", "licensed"),
         },
         "tax_behavior": params.get("tax_behavior", "unspecified"),
         "tiers_mode": None,
@@ -105,6 +105,22 @@ def new_price(sandbox: Sandbox, params: Row, *, at: str = "") -> Row:
         "unit_amount": int(unit) if whole else None,
         "unit_amount_decimal": str(int(unit)) if whole else str(unit.normalize()),
     }
+
+
+def _check_meter(sandbox: Sandbox, recurring: Row) -> None:
+    """Hold a recurring price to its meter: the metered have one, the licensed have none."""
+    metered = recurring.get("usage_type") == "metered"
+    if metered and "meter" not in recurring:
+        raise ApiError("Starting with Stripe version `2025-03-31.basil`, metered prices must be backed by meters.")
+    if not metered and "meter" in recurring:
+        raise ApiError(
+            "You may only specify `recurring[meter]` for prices with `recurring[usage_type]=metered`.",
+            param="recurring[meter]",
+        )
+    if metered:
+        meter = sandbox.get("billing.meter", recurring["meter"], param="recurring[meter]", status=400)
+        if meter["status"] != "active":
+            raise ApiError(f"The meter {meter['id']} is inactive.", param="recurring[meter]")
 
 
 def ad_hoc_price(sandbox: Sandbox, data: Row, *, at: str) -> Row:

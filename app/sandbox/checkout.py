@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.sandbox import invoicing, payments, subscriptions
+from app.sandbox import checkout_totals, invoice_lines, invoicing, payments, subscription_rows, subscriptions, taxes
 from app.sandbox.cards import Card
 from app.sandbox.catalog import amount
 from app.sandbox.errors import ApiError, CardError
@@ -10,6 +10,7 @@ from app.sandbox.lists import embedded
 from app.sandbox.resources import customers, payment_methods, setup_intents
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.store import Row
+from app.sandbox.subscription_lines import item_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def pay(
 
     ``card`` may be None where nothing is due and ``payment_method_collection`` is ``if_required``.
     """
-    with sandbox.changing():
+    with sandbox.changing(session_id):
         session = _open(sandbox, session_id)
         email = session["customer_email"] or email
         if session["customer"] is None and not email:
@@ -69,7 +70,7 @@ def pay(
 
 def complete_authentication(sandbox: Sandbox, session_id: str, *, succeed: bool) -> Paid:
     """Take the buyer's answer to the bank's challenge; a failed one raises CardError, the session stays open."""
-    with sandbox.changing():
+    with sandbox.changing(session_id):
         session = _open(sandbox, session_id)
         intent = _intent(sandbox, session) if session["_intent"] is not None else None
         if intent is None or intent["status"] != "requires_action":
@@ -96,6 +97,8 @@ def trial_end(sandbox: Sandbox, session: Row) -> int | None:
 
 
 def needs_card(session: Row) -> bool:
+    if session["mode"] == "payment":
+        return bool(session["amount_total"])
     return not (session["amount_total"] == 0 and session["payment_method_collection"] == "if_required")
 
 
@@ -174,6 +177,8 @@ def _complete(sandbox: Sandbox, session: Row, method: Row | None) -> Paid:
         payment_methods.bind(sandbox, method, customer["id"])
     if session["mode"] == "subscription" and customer is not None:
         _subscribe(sandbox, session, customer, method, intent)
+    elif session["discounts"]:
+        checkout_totals.redeem(sandbox, session, checkout_totals.wanted(session), checkout_session=session["id"])
     paid_now = intent is not None and intent["object"] == "payment_intent"
     session.update(
         customer=customer and customer["id"],
@@ -190,16 +195,16 @@ def _complete(sandbox: Sandbox, session: Row, method: Row | None) -> Paid:
 def _subscribe(sandbox: Sandbox, session: Row, customer: Row, method: Row | None, intent: Row | None) -> None:
     """Create subscription and first invoice, which exist only now that the payment is through."""
     data = session["_subscription_data"]
+    recurring = [line for line in session["_line_items"] if line["price"]["recurring"]]
     items = [
         {
             "price": sandbox.get("price", line["price"]["id"]),
             "quantity": line["quantity"],
             "metadata": {},
         }
-        for line in session["_line_items"]
-        if line["price"]["recurring"]
+        for line in recurring
     ]
-    subscription = subscriptions.new(
+    subscription = subscription_rows.new(
         sandbox,
         customer,
         items,
@@ -208,10 +213,18 @@ def _subscribe(sandbox: Sandbox, session: Row, customer: Row, method: Row | None
         description=data.get("description"),
         metadata=dict(data.get("metadata", {})),
     )
-    subscription["trial_settings"].update(data.get("trial_settings", {}))
+    subscription_rows.set_trial_end_behavior(subscription, data.get("trial_settings"))
     subscription["invoice_settings"].update(data.get("invoice_settings", {}))
+    subscription["default_tax_rates"] = session["_default_tax_rates"]
+    for item, line in zip(subscription["items"]["data"], recurring, strict=True):
+        item["tax_rates"] = line["_tax_rates"]
+    subscription["discounts"] = checkout_totals.redeem(
+        sandbox, session, checkout_totals.wanted(session), subscription=subscription["id"]
+    )
+    for id in subscription["discounts"]:
+        sandbox.emit("customer.discount.created", sandbox.get("discount", id))
     created = sandbox.emit("customer.subscription.created", subscription)
-    lines = [*_one_time_lines(sandbox, session), *subscriptions.item_lines(sandbox, subscription)]
+    lines = [*_one_time_lines(sandbox, session), *item_lines(sandbox, subscription)]
     invoice = subscriptions.new_invoice(sandbox, subscription, "subscription_create", lines)
     if intent is not None and intent["object"] == "payment_intent":
         invoicing.finalize(sandbox, invoice, intent=intent)
@@ -227,9 +240,9 @@ def _subscribe(sandbox: Sandbox, session: Row, customer: Row, method: Row | None
 def _one_time_lines(sandbox: Sandbox, session: Row) -> list[Row]:
     """Make invoice lines of what is bought once, together with the subscription."""
     return [
-        invoicing.line(
+        invoice_lines.line(
             sandbox,
-            amount=line["amount_total"],
+            amount=line["amount_subtotal"],
             currency=line["currency"],
             description=line["description"],
             period=(sandbox.now(), sandbox.now()),
@@ -237,6 +250,7 @@ def _one_time_lines(sandbox: Sandbox, session: Row) -> list[Row]:
             quantity=line["quantity"],
             parent=None,
             unit_amount_decimal=line["price"]["unit_amount_decimal"],
+            tax_rates=line["_tax_rates"],
         )
         for line in session["_line_items"]
         if not line["price"]["recurring"]
@@ -258,7 +272,7 @@ def _details(session: Row, customer: Row | None) -> Row:
     }
 
 
-def line_item(sandbox: Sandbox, price: Row, quantity: int, params: Row) -> Row:
+def line_item(sandbox: Sandbox, price: Row, quantity: int, params: Row, *, at: str) -> Row:
     """Build one line item of a session."""
     total = amount(price, quantity)
     return {
@@ -274,4 +288,5 @@ def line_item(sandbox: Sandbox, price: Row, quantity: int, params: Row) -> Row:
         "metadata": dict(params.get("metadata", {})),
         "price": sandbox.shown(price),
         "quantity": quantity,
+        "_tax_rates": taxes.chosen(sandbox, params.get("tax_rates"), at=f"{at}[tax_rates]"),
     }

@@ -1,4 +1,9 @@
-"""Webhook deliveries: signed afresh at each attempt, retried until a 2xx or until the delays are used up."""
+"""Webhook deliveries: signed afresh at each attempt, retried until a 2xx or until the delays are used up.
+
+A delivery is a row beside its event, in the world of the account it happened in. A fault leaves its mark on the row:
+``copies`` to send at once, ``forged`` for an attempt with a wrong signature, ``overtaken`` for one that waits until
+a later one to the same endpoint has gone out.
+"""
 
 import asyncio
 import json
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 #: Seconds until the next attempt. Real test mode gives up after three; someone restarting a server wants more.
 RETRY_DELAYS = (1, 2, 5, 15, 60, 300, 900, 3600)
 _TIMEOUT = 10  # seconds for one attempt
+_FETCHED = frozenset({"changes", "data", "snapshot_event"})  # what a thin event shows only when it is retrieved
+_WRONG_SECRET = "whsec_this_is_not_the_endpoints_secret"  # noqa: S105 - it signs what has to be refused
 _USER_AGENT = "Stripe/1.0 (+https://stripe.com/docs/webhooks)"
 
 
@@ -33,8 +40,24 @@ class Deliveries:
         self.held = False
 
     def pending(self) -> list[Row]:
-        """Deliveries that will be attempted (again), in the order their events were emitted."""
-        return [row for row in self._sandbox.rows("_delivery") if row["status"] == "pending"]
+        """Deliveries that will be attempted (again), each account's in the order their events were emitted."""
+        rows = (row for world in self._sandbox.worlds() for row in world.rows("_delivery"))
+        return [row for row in rows if row["status"] == "pending"]
+
+    def marks(self, type: str) -> Row:
+        """What the faults asked for make of a delivery of such an event that is about to be queued."""
+        fault = self._sandbox.faults.of_event(type)
+        if fault is None:
+            return {}
+        if fault["fault"] in {"delay", "reorder"}:
+            late: Row = {"next_attempt_at": self._sandbox.time() + fault["seconds"]}
+            return late | ({"overtaken": True} if fault["fault"] == "reorder" else {})
+        marks: dict[str, Row] = {
+            "bad_signature": {"forged": True},
+            "drop": {"status": "failed"},
+            "duplicate": {"copies": 2},
+        }
+        return marks[fault["fault"]]
 
     def kick(self) -> None:
         """Start sending if something is due and a loop runs; a task already at work sees it by itself."""
@@ -64,34 +87,42 @@ class Deliveries:
 
     async def attempt(self, delivery: Row) -> int | None:
         """Send one delivery now, also one that succeeded before (a duplicate). Gives the status, None if no answer."""
-        sandbox = self._sandbox
-        event = sandbox.get("event", delivery["event"])
-        endpoint = sandbox.get("webhook_endpoint", delivery["webhook_endpoint"])
-        status: int | None
-        try:
-            answer = await self._http().post(
-                endpoint["url"],
-                content=(body := self.body(event, endpoint)),
-                headers=self.headers(body, endpoint),
-                timeout=_TIMEOUT,
-            )
-            status = answer.status_code
-        except httpx.HTTPError:
-            status = None
-        with sandbox.transaction():
-            self._record(sandbox.get("_delivery", delivery["id"]), status)
+        world = self._sandbox.world(delivery.get("account"))
+        event = world.get(delivery.get("event_object", "event"), delivery["event"])
+        endpoint = self._sandbox.world(delivery.get("endpoint_account")).get(
+            delivery.get("endpoint_object", "webhook_endpoint"), delivery["webhook_endpoint"]
+        )
+        secret = _WRONG_SECRET if delivery.get("forged") else endpoint["_secret"]
+        status: int | None = None
+        for _ in range(delivery.get("copies", 1)):
+            try:
+                answer = await self._http().post(
+                    endpoint.get("url") or endpoint["_url"],
+                    content=(body := self.body(event, endpoint)),
+                    headers=self.headers(body, secret),
+                    timeout=_TIMEOUT,
+                )
+                status = answer.status_code
+            except httpx.HTTPError:
+                status = None
+        with world.transaction():
+            if (row := world.find("_delivery", delivery["id"])) is not None:  # a reset may have come between
+                self._record(world, row, status)
         return status
 
     @staticmethod
     def body(event: Row, endpoint: Row) -> str:
-        """Render what is posted: Stripe indents by two, and shows the endpoint's API version."""
-        shown = {**event, "api_version": endpoint["api_version"] or event["api_version"]}
+        """Render what is posted: Stripe indents by two, and shows the endpoint's API version, or no data at all."""
+        if event["object"] == "event":
+            shown = {**event, "api_version": endpoint["api_version"] or event["api_version"]}
+        else:
+            shown = {name: value for name, value in event.items() if name not in _FETCHED}
         return json.dumps(shown, indent=2, ensure_ascii=False)
 
     @staticmethod
-    def headers(body: str, endpoint: Row) -> dict[str, str]:
+    def headers(body: str, secret: str) -> dict[str, str]:
         # The receiver holds the timestamp against its own clock, so it is the wall's, whatever time the sandbox plays.
-        signature = stripe.WebhookSignature.generate_signature_header(body, endpoint["_secret"], int(time.time()))
+        signature = stripe.WebhookSignature.generate_signature_header(body, secret, int(time.time()))
         return {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": signature,
@@ -120,17 +151,24 @@ class Deliveries:
 
     async def _send_queue(self, queue: list[Row]) -> None:
         for delivery in queue:
-            if not self.held:
+            if not self.held and self._sandbox.world(delivery.get("account")).find("_delivery", delivery["id"]):
                 await self.attempt(delivery)
 
-    def _record(self, delivery: Row, status: int | None) -> None:
+    def _record(self, world: "Sandbox", delivery: Row, status: int | None) -> None:
         delivery["attempts"] += 1
         delivery["response_status"] = status
+        for mark in ("copies", "forged"):
+            delivery.pop(mark, None)
+        if not delivery.pop("overtaken", False) and self._sandbox.faults.has("reorder"):
+            for waiting in self.pending():
+                if waiting.get("overtaken") and waiting["webhook_endpoint"] == delivery["webhook_endpoint"]:
+                    self._sandbox.world(waiting.get("account")).get("_delivery", waiting["id"])["next_attempt_at"] = 0
         if delivery["status"] == "succeeded":
             return
         if status is not None and httpx.codes.is_success(status):
             delivery["status"] = "succeeded"
-            self._sandbox.get("event", delivery["event"])["pending_webhooks"] -= 1
+            if delivery.get("event_object", "event") == "event":
+                world.get("event", delivery["event"])["pending_webhooks"] -= 1
         elif delivery["attempts"] > len(self._retry_delays):
             delivery["status"] = "failed"
         else:

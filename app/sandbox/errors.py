@@ -4,9 +4,17 @@ from typing import Any
 
 #: What the path's noun is called in Stripe's "No such …" sentences, where it isn't the object's own name.
 NOUNS = {
+    "balance_transaction": "balance transaction",
+    "billing.meter": "meter",
+    "billing.credit_grant": "credit grant",
+    "entitlements.feature": "feature",
     "setup_intent": "setupintent",
+    "subscription_schedule": "subscription schedule",
+    "test_helpers.test_clock": "test clock",
     "payment_method": "PaymentMethod",
     "invoiceitem": "Invoice Item",
+    "promotion_code": "promotion code",
+    "tax_rate": "tax rate",
     "webhook_endpoint": "webhook endpoint",
     "billing_portal.configuration": "portal configuration",
 }

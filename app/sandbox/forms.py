@@ -1,5 +1,6 @@
 """Form-encoded requests in Stripe's bracket notation: ``items[0][price]=p&expand[]=x`` to a tree of strings."""
 
+import json
 import re
 from typing import Any
 from urllib.parse import parse_qsl
@@ -25,6 +26,28 @@ def parse(encoded: str) -> Tree:
             raise _malformed(key)
         _place(tree, path, value, key)
     return tree
+
+
+def body(raw: bytes, content_type: str) -> Tree:
+    """Read a body that may be a form or JSON, to the same tree."""
+    text = raw.decode("utf-8", "replace")
+    if content_type.partition(";")[0].strip() != "application/json":
+        return parse(text)
+    try:
+        given = json.loads(text or "{}")
+    except ValueError:
+        raise ApiError("Invalid request: the body is no JSON.") from None
+    if not isinstance(given, dict):
+        raise ApiError("Invalid request: the body is no JSON object.")
+    return {name: _of_json(value) for name, value in given.items()}
+
+
+def _of_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _of_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return {str(place): _of_json(item) for place, item in enumerate(value)}
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _place(node: Tree, path: list[str], value: str, key: str) -> None:

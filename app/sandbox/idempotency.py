@@ -13,25 +13,25 @@ _MAX_LENGTH = 255
 
 
 class Idempotency:
-    """Answers stay in the sandbox's state for a day; which keys are at work is known to this process alone."""
+    """Each account has its own keys. Answers stay in its state for a day; this process alone knows what is at work."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._at_work: set[str] = set()
+    def __init__(self) -> None:
+        self._at_work: set[tuple[str | None, str]] = set()
 
     @contextmanager
-    def claim(self, key: str, fingerprint: str) -> Iterator[Row | None]:
+    def claim(self, sandbox: Sandbox, key: str, fingerprint: str) -> Iterator[Row | None]:
         """Hold the key; gives the stored answer {status, body, request_id} if there is one."""
         if len(key) > _MAX_LENGTH:
             raise ApiError(f"Idempotency keys can be up to {_MAX_LENGTH} characters long.", type="idempotency_error")
-        known = self._sandbox.find("_idempotency_key", key)
+        known = sandbox.find("_idempotency_key", key)
         if known is not None and known["fingerprint"] != fingerprint:
             raise ApiError(
                 "Keys for idempotent requests can only be used with the same parameters they were first used with. "
                 f"Try using a key other than '{key}' if you meant to execute a different request.",
                 type="idempotency_error",
             )
-        if key in self._at_work:
+        claimed = (sandbox.account, key)
+        if claimed in self._at_work:
             raise ApiError(
                 "There is currently another in-progress request using this Idempotent Key (that probably means you "
                 f"submitted twice, and the other request is still going through): {key}. Please try again later.",
@@ -39,18 +39,19 @@ class Idempotency:
                 type="idempotency_error",
                 code="idempotency_key_in_use",
             )
-        self._at_work.add(key)
+        self._at_work.add(claimed)
         try:
             yield known
         finally:
-            self._at_work.discard(key)
+            self._at_work.discard(claimed)
 
-    def keep(self, key: str, fingerprint: str, *, status: int, body: Row, request_id: str) -> None:
-        self._sandbox.insert(
+    @staticmethod
+    def keep(sandbox: Sandbox, key: str, fingerprint: str, *, status: int, body: Row, request_id: str) -> None:
+        sandbox.insert(
             {
                 "id": key,
                 "object": "_idempotency_key",
-                "created": self._sandbox.now(),
+                "created": sandbox.now(),
                 "fingerprint": fingerprint,
                 "status": status,
                 "body": body,

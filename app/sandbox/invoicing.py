@@ -2,11 +2,15 @@
 
 from typing import Any, Literal
 
-from app.sandbox import payments
+from app.sandbox import customer_balance, discounts, payments, totals
 from app.sandbox.errors import CardError
+from app.sandbox.invoice_lines import item_of
 from app.sandbox.lists import sublist
+from app.sandbox.retry_schedule import next_attempt
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.store import Row
+
+HOUR = 3600  # seconds between drafting and collecting by itself
 
 #: Keys of an Invoice that nothing here sets, and Stripe shows as null.
 _NULLS = dict.fromkeys(
@@ -36,7 +40,6 @@ _NULLS = dict.fromkeys(
         "shipping_details",
         "statement_descriptor",
         "status_details",
-        "test_clock",
         "threshold_reason",
     )
 )
@@ -51,14 +54,10 @@ def draft(
     reason: str,
     period: tuple[int, int],
     subscription: Row | None = None,
-    metadata: Row | None = None,
+    **fields: Any,
 ) -> Row:
-    """Store a draft with these lines (see ``line``) and emit invoice.created."""
-    id = sandbox.new.mint("in_")
-    total = sum(line["amount"] for line in lines)
-    owed = total + customer["balance"]
-    for line in lines:
-        line["invoice"] = id
+    """Store a draft with these lines (see ``invoice_lines``), take in their items, and emit invoice.created."""
+    id = fields.pop("id", None) or sandbox.new.mint("in_")
     row = sandbox.insert(
         {
             **_NULLS,
@@ -66,10 +65,8 @@ def draft(
             "object": "invoice",
             "account_country": "US",
             "account_name": "Billhook sandbox",
-            "amount_due": max(owed, 0),
             "amount_overpaid": 0,
             "amount_paid": 0,
-            "amount_remaining": max(owed, 0),
             "amount_shipping": 0,
             "attempt_count": 0,
             "attempted": False,
@@ -92,15 +89,19 @@ def draft(
             "customer_phone": customer["phone"],
             "customer_shipping": customer["shipping"],
             "customer_tax_exempt": customer["tax_exempt"],
-            "customer_tax_ids": [],
+            "customer_tax_ids": [
+                {"type": held["type"], "value": held["value"]}
+                for held in sandbox.rows("tax_id")
+                if held["customer"] == customer["id"]
+            ],
             "default_payment_method": None,
-            "default_tax_rates": [],
+            "default_tax_rates": subscription["default_tax_rates"] if subscription else [],
             "description": subscription["description"] if subscription else None,
-            "discounts": [],
+            "discounts": discounts.current(sandbox, subscription["discounts"]) if subscription else [],
             "issuer": {"type": "self"},
-            "lines": sublist(lines, f"/v1/invoices/{id}/lines"),
+            "lines": sublist([], f"/v1/invoices/{id}/lines"),
             "livemode": False,
-            "metadata": metadata or {},
+            "metadata": {},
             "parent": subscription
             and {
                 "quote_details": None,
@@ -125,64 +126,43 @@ def draft(
                 "template": None,
                 "template_version": None,
             },
-            "starting_balance": customer["balance"],
             "status": "draft",
+            "test_clock": customer["test_clock"],
             "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
-            "subtotal": total,
-            "subtotal_excluding_tax": total,
-            "total": total,
-            "total_discount_amounts": [],
-            "total_excluding_tax": total,
-            "total_pretax_credit_amounts": [],
-            "total_taxes": [],
             "webhooks_delivered_at": sandbox.now(),
+            **fields,
         }
     )
     if subscription is not None and subscription["days_until_due"] is not None:
         row["due_date"] = sandbox.now() + subscription["days_until_due"] * 86_400
+    add_lines(sandbox, row, lines)
+    if subscription is not None:
+        discounts.spend(sandbox, subscription, row)
     sandbox.emit("invoice.created", row)
     return row
 
 
-def line(
-    sandbox: Sandbox,
-    *,
-    amount: int,
-    currency: str,
-    description: str,
-    period: tuple[int, int],
-    price: Row,
-    quantity: int,
-    parent: Row | None,
-    subscription: str | None = None,
-    unit_amount_decimal: str | None = None,
-    metadata: Row | None = None,
-) -> Row:
+def add_lines(sandbox: Sandbox, invoice: Row, lines: list[Row]) -> None:
+    """Put lines on a draft and count it again; what they were made of is pending no longer."""
+    for line in lines:
+        line["invoice"] = invoice["id"]
+        if (id := item_of(line)) is not None:
+            sandbox.get("invoiceitem", id)["invoice"] = invoice["id"]
+    invoice["lines"]["data"] += lines
+    totals.recount(sandbox, invoice)
+
+
+def advancing(sandbox: Sandbox, invoice: Row | None, collection_method: str, *, advances: bool) -> Row:
+    """Say when a draft finalizes itself and is charged, as ``auto_advance`` has it.
+
+    Recorded: the charge is a second before the finalization, and turning it off and on again gives the same instants.
+    """
+    created = invoice["created"] if invoice else sandbox.now()
+    charged = collection_method == "charge_automatically"
     return {
-        "id": sandbox.new.mint("il_"),
-        "object": "line_item",
-        "amount": amount,
-        "currency": currency,
-        "description": description,
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": None,
-        "livemode": False,
-        "metadata": metadata or {},
-        "parent": parent,
-        "period": {"end": period[1], "start": period[0]},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": unit_amount_decimal,
-        },
-        "quantity": quantity,
-        "quantity_decimal": str(quantity),
-        "subscription": subscription,
-        "subtotal": amount,
-        "taxes": [],
+        "auto_advance": advances,
+        "automatically_finalizes_at": created + HOUR + 1 if advances else None,
+        "next_payment_attempt": created + HOUR if advances and charged else None,
     }
 
 
@@ -192,17 +172,21 @@ def finalize(sandbox: Sandbox, invoice: Row, *, intent: Row | None = None) -> Ro
     ``intent`` is one that has collected already, as Checkout's.
     """
     customer = sandbox.get("customer", invoice["customer"])
-    owed = invoice["total"] + customer["balance"]
+    totals.weigh(sandbox, invoice)
+    before = invoice["starting_balance"]
+    ending = min(invoice["total"] + before, 0)
     with sandbox.updating("customer.updated", customer):
         number = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}"
         customer["next_invoice_sequence"] += 1
-        customer["balance"] = min(owed, 0)
         customer["currency"] = customer["currency"] or invoice["currency"]
+        if ending != before:
+            _apply_balance(sandbox, customer, invoice, ending - before, "applied_to_invoice")
     invoice.update(
         number=number,
         status="open",
-        effective_at=sandbox.now(),
-        ending_balance=min(owed, 0),
+        automatically_finalizes_at=None,
+        effective_at=invoice["effective_at"] or sandbox.now(),
+        ending_balance=ending,
         hosted_invoice_url=f"{sandbox.base_url}/i/{invoice['id']}",
         invoice_pdf=f"{sandbox.base_url}/pdf/{invoice['id']}",
     )
@@ -231,26 +215,33 @@ _DESCRIPTIONS = {
 }
 
 
-def collect(sandbox: Sandbox, invoice: Row, method: Row, *, off_session: bool) -> bool:
-    """Charge an open invoice; True when paid, False when the customer has to authenticate. Refusals raise CardError."""
+def collect(sandbox: Sandbox, invoice: Row, method: Row, *, off_session: bool, automatic: bool = False) -> bool:
+    """Charge an open invoice; True when paid, False when the customer has to authenticate. Refusals raise CardError.
+
+    ``automatic`` is what Stripe does by itself: those attempts count, and are followed by the next one.
+    """
     intent = payment_intent(sandbox, invoice)
     try:
         paid = payments.confirm(sandbox, intent, method, off_session=off_session)
     except CardError:
-        note_failure(sandbox, invoice)
+        note_failure(sandbox, invoice, automatic=automatic)
         raise
     if not paid:
-        note_failure(sandbox, invoice)
+        note_failure(sandbox, invoice, automatic=automatic)
         sandbox.emit("invoice.payment_action_required", invoice)
         return False
-    mark_paid(sandbox, invoice)
+    mark_paid(sandbox, invoice, attempts=int(automatic or not invoice["attempt_count"]))
     return True
 
 
-def note_failure(sandbox: Sandbox, invoice: Row) -> None:
+def note_failure(sandbox: Sandbox, invoice: Row, *, automatic: bool = False) -> None:
+    """Record a failed attempt. Any counts as the first one; after that only those by the retry schedule count."""
     with sandbox.updating("invoice.updated", invoice):
-        invoice["attempt_count"] += 1
         invoice["attempted"] = True
+        invoice["_attempted_at"] = sandbox.now()
+        if automatic or not invoice["attempt_count"]:
+            invoice["attempt_count"] += 1
+            invoice["next_payment_attempt"] = next_attempt(sandbox, invoice)
     sandbox.emit("invoice.payment_failed", invoice)
 
 
@@ -261,6 +252,7 @@ def mark_paid(sandbox: Sandbox, invoice: Row, *, attempts: int = 1, out_of_band:
             status="paid",
             amount_paid=invoice["amount_due"],
             amount_remaining=0,
+            next_payment_attempt=None,
             attempt_count=invoice["attempt_count"] + attempts,
             attempted=not out_of_band,
         )
@@ -268,30 +260,64 @@ def mark_paid(sandbox: Sandbox, invoice: Row, *, attempts: int = 1, out_of_band:
             invoice["auto_advance"] = False
         invoice["status_transitions"]["paid_at"] = sandbox.now()
     payment = default_payment(sandbox, invoice["id"])
-    if payment is not None and not out_of_band:
+    if payment is not None and payment["status"] == "open" and not out_of_band:
         payment = sandbox.get("invoice_payment", payment["id"])
         payment["status"] = "paid"
         payment["amount_paid"] = payment["amount_requested"]
         payment["status_transitions"]["paid_at"] = sandbox.now()
         sandbox.emit("invoice_payment.paid", payment)
-    elif payment is not None:
+    elif payment is not None and payment["status"] == "open":
         cancel_payment(sandbox, invoice)
     sandbox.emit("invoice.paid", invoice)
     if not out_of_band:
         sandbox.emit("invoice.payment_succeeded", invoice)
 
 
-def close(sandbox: Sandbox, invoice: Row, status: Literal["void", "uncollectible"]) -> None:
-    """Void an open invoice, or give up on it; its amounts stay as they were."""
+def credit(sandbox: Sandbox, invoice: Row, amount: int) -> None:
+    """Ask less of an open invoice, as a credit note has it; more again where that is voided (negative ``amount``)."""
+    with sandbox.updating("invoice.updated", invoice):
+        invoice["pre_payment_credit_notes_amount"] += amount
+        invoice["amount_due"] -= amount
+        invoice["amount_remaining"] -= amount
+    if invoice["amount_remaining"] == 0:
+        cancel_payment(sandbox, invoice)
+        mark_paid(sandbox, invoice, attempts=0)
+        return
+    payment_intent(sandbox, invoice)["amount"] = invoice["amount_remaining"]
+    payment = default_payment(sandbox, invoice["id"])
+    if payment is not None:
+        sandbox.get("invoice_payment", payment["id"])["amount_requested"] = invoice["amount_remaining"]
+
+
+def close(
+    sandbox: Sandbox, invoice: Row, status: Literal["void", "uncollectible"], reason: str = "user_forgiven"
+) -> None:
+    """Void an open invoice, or give up on it (``reason`` is its status_details'); its amounts stay as they were."""
     event, stamp = {
         "void": ("invoice.voided", "voided_at"),
         "uncollectible": ("invoice.marked_uncollectible", "marked_uncollectible_at"),
     }[status]
-    invoice["status"] = status
+    invoice.update(status=status, next_payment_attempt=None)
     invoice["status_transitions"][stamp] = sandbox.now()
-    if status == "void":
+    if status == "uncollectible":
+        invoice["status_details"] = {"uncollectible": {"reason": reason}}
+    else:
         cancel_payment(sandbox, invoice)
+        _return_balance(sandbox, invoice)
     sandbox.emit(event, invoice)
+
+
+def _apply_balance(sandbox: Sandbox, customer: Row, invoice: Row, amount: int, type: str) -> None:
+    customer_balance.move(sandbox, customer, amount, type=type, currency=invoice["currency"], invoice=invoice["id"])
+
+
+def _return_balance(sandbox: Sandbox, invoice: Row) -> None:
+    """Give back what the customer's balance had paid of a voided invoice, and take back what it had been given."""
+    applied = invoice["ending_balance"] - invoice["starting_balance"]
+    if applied:
+        customer = sandbox.get("customer", invoice["customer"])
+        with sandbox.updating("customer.updated", customer):
+            _apply_balance(sandbox, customer, invoice, -applied, "unapplied_from_invoice")
 
 
 def cancel_payment(sandbox: Sandbox, invoice: Row) -> None:

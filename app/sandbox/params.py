@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 import stripe.params
+import stripe.params.v2.billing
+import stripe.params.v2.core
 from stripe import RequestOptions
 from typing_extensions import get_type_hints, is_typeddict
 
@@ -48,6 +50,11 @@ def read(name: str, tree: Tree, acts_on: frozenset[str], where: str) -> dict[str
         if not prefixes & (acts_on | _EVERYWHERE):
             raise unsupported(f"the parameter `{bracketed}` of {where}", param=bracketed)
     return values
+
+
+def typed(cls: Any, tree: Tree) -> dict[str, Any]:
+    """Check a tree against a TypedDict of the sandbox's own."""
+    return _object(cls, tree, "", [])
 
 
 def _object(cls: Any, tree: Any, at: str, seen: list[tuple[str, str]], dotted: str = "") -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Charging: PaymentIntents, the network's answer for a test card, Charges, and 3D Secure."""
+"""Charging: PaymentIntents, the network's answer for a test card, 3D Secure, holds and their capture."""
 
-from typing import Any, Literal
+from typing import Any
 
-from app.sandbox import cards
+from app.sandbox import cards, charges, later
 from app.sandbox.errors import CardError
 from app.sandbox.rendering import public
 from app.sandbox.resources import payment_methods
@@ -38,6 +38,7 @@ _NULLS = dict.fromkeys(
     )
 )
 _SECRET_LENGTH = 25
+_SETTLES_AFTER = 2  # seconds; Stripe's automatic_async takes some
 FAILED_AUTHENTICATION = (
     "We are unable to authenticate your payment method. Please choose a different payment method and try again."
 )
@@ -95,7 +96,7 @@ def new_intent(
 
 
 def confirm(sandbox: Sandbox, intent: Row, method: Row, *, off_session: bool, authenticated: bool = False) -> bool:
-    """Try to charge; True when paid, False when the customer has to authenticate first.
+    """Try to charge; True when paid (or held), False when the customer has to authenticate first.
 
     A refusal leaves the intent in requires_payment_method with its failed charge, and raises CardError.
     """
@@ -103,28 +104,62 @@ def confirm(sandbox: Sandbox, intent: Row, method: Row, *, off_session: bool, au
     if needs_authentication(card, method, off_session=off_session, authenticated=authenticated):
         intent["status"] = "requires_action"
         intent["payment_method"] = method["id"]
-        intent["next_action"] = {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}
+        intent["next_action"] = next_action(sandbox, intent)
         sandbox.emit("payment_intent.requires_action", intent)
         return False
     method["card"]["checks"]["cvc_check"] = "pass"
-    charge = _new_charge(sandbox, intent, method, card.decline)
+    charge = charges.attempt(sandbox, intent, method, card.decline)
     intent["latest_charge"] = charge["id"]
     intent["next_action"] = None
     if card.decline is not None:
         fields = {**card.decline.fields(), "charge": charge["id"]}
         sandbox.emit("charge.failed", charge)
         raise refuse(sandbox, intent, method, card.decline.code, card.decline.message, **fields)
-    intent.update(
-        status="succeeded",
-        amount_received=intent["amount"],
-        payment_method=method["id"],
-        last_payment_error=None,
-    )
     if intent["setup_future_usage"] is not None and authenticated:
         method["_set_up"] = True
+    intent.update(payment_method=method["id"], last_payment_error=None)
+    if intent["capture_method"] == "manual":
+        intent.update(status="requires_capture", amount_capturable=intent["amount"])
+        sandbox.emit("charge.succeeded", charge)
+        sandbox.emit("payment_intent.amount_capturable_updated", intent)
+        later.schedule(sandbox, "lapse_hold", intent["id"], after=charges.HOLD_LASTS)
+        return True
+    intent.update(status="succeeded", amount_received=intent["amount"])
+    if intent["capture_method"] == "automatic":
+        charges.settle(sandbox, charge)
+    else:
+        later.schedule(sandbox, "settle", charge["id"], after=_SETTLES_AFTER)
+    charges.follow_up(sandbox, charge)
     sandbox.emit("charge.succeeded", charge)
     sandbox.emit("payment_intent.succeeded", intent)
     return True
+
+
+def settle(sandbox: Sandbox, charge: str) -> None:
+    """Do what ``automatic_async`` puts off: enter the charge into the ledger."""
+    row = sandbox.get("charge", charge)
+    with sandbox.updating("charge.updated", row):
+        charges.settle(sandbox, row)
+
+
+def capture(sandbox: Sandbox, intent: Row, amount: int) -> None:
+    """Take the whole hold or a part of it; the rest is released."""
+    charge = sandbox.get("charge", intent["latest_charge"])
+    with sandbox.updating("charge.captured", charge):
+        charge.update(captured=True, amount_captured=amount)
+        charges.settle(sandbox, charge)
+    charges.follow_up(sandbox, charge)
+    intent.update(status="succeeded", amount_capturable=0, amount_received=amount)
+    sandbox.emit("payment_intent.succeeded", intent)
+
+
+def lapse(sandbox: Sandbox, intent: str) -> None:
+    """Let go of a hold that nobody captured in time."""
+    row = sandbox.get("payment_intent", intent)
+    if row["status"] != "requires_capture":
+        return
+    sandbox.emit("charge.expired", sandbox.get("charge", row["latest_charge"]))
+    cancel(sandbox, row, "automatic")
 
 
 def authenticate(sandbox: Sandbox, intent: Row, *, succeed: bool) -> bool:
@@ -134,6 +169,16 @@ def authenticate(sandbox: Sandbox, intent: Row, *, succeed: bool) -> bool:
         intent["next_action"] = None
         raise refuse(sandbox, intent, method, "payment_intent_authentication_failure", FAILED_AUTHENTICATION)
     return confirm(sandbox, intent, method, off_session=False, authenticated=True)
+
+
+def next_action(sandbox: Sandbox, intent: Row) -> Row:
+    """Say where the customer authenticates: by redirect where the caller named a way back, else in Stripe.js."""
+    url = f"{sandbox.base_url}/3ds/{intent['id']}"
+    return_url = intent.get("_return_url")
+    if return_url is None:
+        sdk = {"stripe_js": url, "type": "three_d_secure_redirect"}
+        return {"type": "use_stripe_sdk", "use_stripe_sdk": sdk}
+    return {"type": "redirect_to_url", "redirect_to_url": {"return_url": return_url, "url": url}}
 
 
 def refuse(sandbox: Sandbox, intent: Row, method: Row, code: str, message: str, **fields: Any) -> CardError:
@@ -150,10 +195,21 @@ def refuse(sandbox: Sandbox, intent: Row, method: Row, code: str, message: str, 
     return error
 
 
-def cancel(sandbox: Sandbox, intent: Row, reason: Literal["void_invoice", "abandoned", "automatic"]) -> None:
+def cancel(sandbox: Sandbox, intent: Row, reason: str | None) -> None:
+    """Give an intent up; what it holds is released."""
     if intent["status"] in {"succeeded", "canceled"}:
         return
-    intent.update(status="canceled", canceled_at=sandbox.now(), cancellation_reason=reason, next_action=None)
+    if intent["status"] == "requires_capture":
+        charge = sandbox.get("charge", intent["latest_charge"])
+        with sandbox.updating("charge.refunded", charge):
+            charge.update(amount_refunded=charge["amount"], refunded=True)
+    intent.update(
+        status="canceled",
+        amount_capturable=0,
+        canceled_at=sandbox.now(),
+        cancellation_reason=reason,
+        next_action=None,
+    )
     sandbox.emit("payment_intent.canceled", intent)
 
 
@@ -171,104 +227,3 @@ def needs_authentication(card: cards.TestCard, method: Row, *, off_session: bool
 def card_used(sandbox: Sandbox, card: cards.Card) -> Row:
     """Make the payment method of a card form; refuses what the form itself refuses."""
     return payment_methods.from_card(sandbox, card.check(sandbox.now()), card.exp_month, card.year)
-
-
-def _new_charge(sandbox: Sandbox, intent: Row, method: Row, decline: cards.Decline | None) -> Row:
-    id = sandbox.new.sibling("ch_", intent["id"])
-    shown = public(method["card"])
-    details = {
-        **{name: shown[name] for name in ("brand", "checks", "country", "exp_month", "exp_year")},
-        **{name: shown[name] for name in ("fingerprint", "funding", "last4", "regulated_status", "wallet")},
-        "amount_authorized": None if decline else intent["amount"],
-        "authorization_code": None if decline else sandbox.new.text(6, "0123456789"),
-        "extended_authorization": {"status": "disabled"},
-        "incremental_authorization": {"status": "unavailable"},
-        "installments": None,
-        "mandate": None,
-        "multicapture": {"status": "unavailable"},
-        "network": shown["brand"],
-        "network_token": {"used": False},
-        "network_transaction_id": None if decline else sandbox.new.text(15, "0123456789"),
-        "overcapture": {"maximum_amount_capturable": intent["amount"], "status": "unavailable"},
-        "three_d_secure": None,
-        "transaction_link_id": None,
-    }
-    return sandbox.insert(
-        {
-            **dict.fromkeys(
-                (
-                    "application",
-                    "application_fee",
-                    "application_fee_amount",
-                    "balance_transaction",
-                    "customer_account",
-                    "dispute",
-                    "failure_balance_transaction",
-                    "on_behalf_of",
-                    "receipt_email",
-                    "receipt_number",
-                    "review",
-                    "shipping",
-                    "source",
-                    "source_transfer",
-                    "statement_descriptor",
-                    "statement_descriptor_suffix",
-                    "transfer_data",
-                    "transfer_group",
-                )
-            ),
-            "id": id,
-            "object": "charge",
-            "amount": intent["amount"],
-            "amount_captured": 0 if decline else intent["amount"],
-            "amount_refunded": 0,
-            "billing_details": public(method["billing_details"]),
-            "calculated_statement_descriptor": "BILLHOOK SANDBOX",
-            "captured": decline is None,
-            "created": sandbox.now(),
-            "currency": intent["currency"],
-            "customer": intent["customer"],
-            "description": intent["description"],
-            "disputed": False,
-            "failure_code": decline and decline.code,
-            "failure_message": decline and decline.message,
-            "fraud_details": {},
-            "livemode": False,
-            "metadata": {},
-            "outcome": _outcome(decline),
-            "paid": decline is None,
-            "payment_intent": intent["id"],
-            "payment_method": method["id"],
-            "payment_method_details": {"card": details, "type": "card"},
-            "radar_options": {},
-            "receipt_url": None if decline else f"{sandbox.base_url}/receipts/{id}",
-            "refunded": False,
-            "status": "failed" if decline else "succeeded",
-        }
-    )
-
-
-def _outcome(decline: cards.Decline | None) -> Row:
-    if decline is None:
-        return {
-            "advice_code": None,
-            "network_advice_code": None,
-            "network_decline_code": None,
-            "network_status": "approved_by_network",
-            "reason": None,
-            "risk_level": "normal",
-            "risk_score": 20,
-            "seller_message": "Payment complete.",
-            "type": "authorized",
-        }
-    return {
-        "advice_code": "try_again_later",
-        "network_advice_code": None,
-        "network_decline_code": "01",
-        "network_status": "declined_by_network",
-        "reason": decline.decline_code or decline.code,
-        "risk_level": "normal",
-        "risk_score": 20,
-        "seller_message": "The bank did not return any further details with this decline.",
-        "type": "issuer_declined",
-    }

@@ -14,10 +14,19 @@ _MAX_EXPANSION = 4  # levels; Stripe counts every step, "data" too
 REFERENCES = {
     "balance_transaction": "balance_transaction",
     "charge": "charge",
+    "credit_grant": "billing.credit_grant",
     "configuration": "billing_portal.configuration",
+    "coupon": "coupon",
+    "credit_note": "credit_note",
     "customer": "customer",
+    "customer_balance_transaction": "customer_balance_transaction",
     "default_payment_method": "payment_method",
     "default_price": "price",
+    "discount": "discount",
+    "discounts": "discount",
+    "dispute": "dispute",
+    "failure_balance_transaction": "balance_transaction",
+    "feature": "entitlements.feature",
     "invoice": "invoice",
     "latest_charge": "charge",
     "latest_invoice": "invoice",
@@ -26,9 +35,16 @@ REFERENCES = {
     "pending_setup_intent": "setup_intent",
     "price": "price",
     "product": "product",
+    "promotion_code": "promotion_code",
+    "refund": "refund",
     "setup_intent": "setup_intent",
+    "schedule": "subscription_schedule",
     "subscription": "subscription",
+    "test_clock": "test_helpers.test_clock",
 }
+
+#: What a ``source`` refers to, by its id's prefix.
+_SOURCES = {"ch_": "charge", "re_": "refund", "du_": "dispute"}
 
 
 def public(value: Any) -> Any:
@@ -69,13 +85,21 @@ def _expand(sandbox: "Sandbox", node: Any, steps: list[str], path: str) -> None:
         node.setdefault(field, public(sandbox.include(node, field)))
     elif field not in node:
         raise _refused(path, inside=node.get("object") == "list")
-    elif field in REFERENCES:
-        if isinstance(node[field], str):
-            node[field] = public(sandbox.find(REFERENCES[field], node[field]))
+    elif field in REFERENCES or field == "source":
+        node[field] = _resolved(sandbox, field, node[field])
     elif not rest and not isinstance(node[field], dict | list):
         raise _refused(path)
     if rest and node[field] is not None:
         _expand(sandbox, node[field], rest, path)
+
+
+def _resolved(sandbox: "Sandbox", field: str, value: Any) -> Any:
+    """Put objects in the place of an id or a list of ids; what is expanded already, or null, stays."""
+    if isinstance(value, list):
+        return [_resolved(sandbox, field, id) for id in value]
+    if not isinstance(value, str):
+        return value
+    return public(sandbox.find(REFERENCES.get(field) or _SOURCES[value[:3]], value))
 
 
 def _refused(path: str, *, inside: bool = False) -> ApiError:

@@ -3,12 +3,29 @@
 from stripe._v1_services import _subservices
 
 from app.sandbox.resources import (
+    accounts,
+    active_entitlements,
+    balance,
     billing_portal,
+    charges,
     checkout_sessions,
+    coupons,
+    credit_grants,
+    credit_notes,
+    customer_balance_transactions,
     customers,
+    discounts,
+    disputes,
     events,
+    features,
+    invoice_items,
+    invoice_lines,
     invoice_payments,
+    invoice_previews,
     invoices,
+    meter_event_adjustments,
+    meter_events,
+    meters,
     payment_intents,
     payment_methods,
     prices,
@@ -17,7 +34,12 @@ from app.sandbox.resources import (
     refunds,
     setup_intents,
     subscription_items,
+    subscription_pauses,
+    subscription_schedules,
     subscriptions,
+    tax_ids,
+    tax_rates,
+    test_clocks,
     webhook_endpoints,
 )
 from app.sandbox.route import Route, route, under
@@ -32,16 +54,23 @@ _CONTACT = "address description email invoice_prefix invoice_settings.default_pa
 invoice_settings.footer name next_invoice_sequence phone preferred_locales shipping tax_exempt balance"
 _PRODUCT = "active description images marketing_features name shippable statement_descriptor unit_label url"
 _ITEM = f"price quantity metadata {_PRICE_DATA}"
+_SUBSCRIBED = f"{_ITEM} discounts tax_rates"
 _SUBSCRIPTION = "automatic_tax.enabled cancel_at cancel_at_period_end collection_method days_until_due \
-default_payment_method description invoice_settings.description invoice_settings.footer off_session payment_behavior \
-payment_settings.save_default_payment_method proration_behavior trial_end trial_settings"
+default_payment_method default_tax_rates description discounts invoice_settings.description invoice_settings.footer \
+off_session payment_behavior payment_settings.save_default_payment_method proration_behavior trial_end trial_settings"
 _CHANGE = "proration_behavior proration_date payment_behavior off_session"
 _SESSION = f"""
 allow_promotion_codes automatic_tax.enabled billing_address_collection cancel_url client_reference_id
-consent_collection currency custom_text customer customer_creation customer_email customer_update expires_at locale
+consent_collection currency custom_text customer customer_creation customer_email customer_update
+discounts expires_at locale
 mode payment_method_collection phone_number_collection submit_type success_url tax_id_collection ui_mode
-{under("line_items", f"adjustable_quantity {_ITEM}")}
-{under("subscription_data", "description invoice_settings metadata trial_end trial_period_days trial_settings")}
+{under("line_items", f"adjustable_quantity tax_rates {_ITEM}")}
+{
+    under(
+        "subscription_data",
+        "default_tax_rates description invoice_settings metadata trial_end trial_period_days trial_settings",
+    )
+}
 {
     under(
         "payment_intent_data",
@@ -52,8 +81,13 @@ mode payment_method_collection phone_number_collection submit_type success_url t
 """
 
 ROUTES = (
-    route("POST /v1/customers", customers.create, "CustomerCreateParams", f"{_CONTACT} payment_method"),
-    route("GET /v1/customers", customers.list_, "CustomerListParams", "created email"),
+    route(
+        "POST /v1/customers",
+        customers.create,
+        "CustomerCreateParams",
+        f"{_CONTACT} payment_method tax_id_data test_clock",
+    ),
+    route("GET /v1/customers", customers.list_, "CustomerListParams", "created email test_clock"),
     route("GET /v1/customers/{customer}", customers.retrieve, "CustomerRetrieveParams"),
     route("POST /v1/customers/{customer}", customers.update, "CustomerUpdateParams", _CONTACT),
     route("DELETE /v1/customers/{customer}", customers.delete, "CustomerDeleteParams"),
@@ -75,7 +109,13 @@ ROUTES = (
         f"{_PRODUCT} id type default_price_data.currency default_price_data.recurring default_price_data.metadata "
         "default_price_data.unit_amount default_price_data.unit_amount_decimal default_price_data.tax_behavior",
     ),
-    route("GET /v1/promotion_codes", promotion_codes.list_, "PromotionCodeListParams", "active code"),
+    *coupons.ROUTES,
+    *credit_notes.ROUTES,
+    *promotion_codes.ROUTES,
+    *discounts.ROUTES,
+    *tax_rates.ROUTES,
+    *tax_ids.ROUTES,
+    *customer_balance_transactions.ROUTES,
     route("GET /v1/products", products.list_, "ProductListParams", "active created ids shippable type url"),
     route("GET /v1/products/{product}", products.retrieve, "ProductRetrieveParams"),
     route("POST /v1/products/{product}", products.update, "ProductUpdateParams", f"{_PRODUCT} default_price"),
@@ -85,7 +125,7 @@ ROUTES = (
         prices.create,
         "PriceCreateParams",
         "active currency lookup_key nickname product product_data recurring.interval recurring.interval_count "
-        "recurring.usage_type tax_behavior transfer_lookup_key unit_amount unit_amount_decimal",
+        "recurring.meter recurring.usage_type tax_behavior transfer_lookup_key unit_amount unit_amount_decimal",
     ),
     route(
         "GET /v1/prices",
@@ -152,14 +192,11 @@ ROUTES = (
         "SetupIntentCancelParams",
         "cancellation_reason",
     ),
-    route("GET /v1/payment_intents", payment_intents.list_, "PaymentIntentListParams", "created customer"),
-    route("GET /v1/payment_intents/{payment_intent}", payment_intents.retrieve, "PaymentIntentRetrieveParams"),
-    route("GET /v1/charges", payment_intents.list_charges, "ChargeListParams", "created customer payment_intent"),
-    route("GET /v1/charges/{charge}", payment_intents.retrieve_charge, "ChargeRetrieveParams"),
-    route("POST /v1/refunds", refunds.create, "RefundCreateParams", "amount charge payment_intent reason"),
-    route("GET /v1/refunds", refunds.list_, "RefundListParams", "charge created payment_intent"),
-    route("GET /v1/refunds/{refund}", refunds.retrieve, "RefundRetrieveParams"),
-    route("POST /v1/refunds/{refund}", refunds.update, "RefundUpdateParams"),
+    *payment_intents.ROUTES,
+    *charges.ROUTES,
+    *refunds.ROUTES,
+    *disputes.ROUTES,
+    *balance.ROUTES,
     route("POST /v1/checkout/sessions", checkout_sessions.create, "checkout.SessionCreateParams", _SESSION),
     route(
         "GET /v1/checkout/sessions",
@@ -182,20 +219,21 @@ ROUTES = (
         "POST /v1/subscriptions",
         subscriptions.create,
         "SubscriptionCreateParams",
-        f"{_SUBSCRIPTION} customer trial_period_days billing_mode.type {under('items', _ITEM)}",
+        f"{_SUBSCRIPTION} customer trial_period_days billing_mode.type {under('items', _SUBSCRIBED)}",
     ),
     route(
         "GET /v1/subscriptions",
         subscriptions.list_,
         "SubscriptionListParams",
-        "collection_method created current_period_end current_period_start customer price status",
+        "collection_method created current_period_end current_period_start customer price status test_clock",
     ),
     route("GET /v1/subscriptions/{subscription}", subscriptions.retrieve, "SubscriptionRetrieveParams"),
     route(
         "POST /v1/subscriptions/{subscription}",
         subscriptions.update,
         "SubscriptionUpdateParams",
-        f"{_SUBSCRIPTION} {_CHANGE} cancellation_details pause_collection {under('items', f'{_ITEM} deleted id')}",
+        f"{_SUBSCRIPTION} {_CHANGE} billing_cycle_anchor cancellation_details pause_collection "
+        f"{under('items', f'{_SUBSCRIBED} deleted id')}",
     ),
     route(
         "DELETE /v1/subscriptions/{subscription}",
@@ -203,17 +241,14 @@ ROUTES = (
         "SubscriptionCancelParams",
         "cancellation_details invoice_now prorate",
     ),
-    route(
-        "POST /v1/subscriptions/{subscription}/resume",
-        subscriptions.resume,
-        "SubscriptionResumeParams",
-        "billing_cycle_anchor",
-    ),
+    *subscription_pauses.ROUTES,
+    *subscription_schedules.ROUTES,
+    *test_clocks.ROUTES,
     route(
         "POST /v1/subscription_items",
         subscription_items.create,
         "SubscriptionItemCreateParams",
-        f"{_ITEM} {_CHANGE} subscription",
+        f"{_SUBSCRIBED} {_CHANGE} subscription",
     ),
     route(
         "GET /v1/subscription_items",
@@ -226,7 +261,7 @@ ROUTES = (
         "POST /v1/subscription_items/{item}",
         subscription_items.update,
         "SubscriptionItemUpdateParams",
-        f"{_ITEM} {_CHANGE}",
+        f"{_SUBSCRIBED} {_CHANGE}",
     ),
     route(
         "DELETE /v1/subscription_items/{item}",
@@ -234,39 +269,10 @@ ROUTES = (
         "SubscriptionItemDeleteParams",
         _CHANGE,
     ),
-    route(
-        "GET /v1/invoices",
-        invoices.list_,
-        "InvoiceListParams",
-        "collection_method created customer due_date status subscription",
-    ),
-    route(
-        "POST /v1/invoices/create_preview",
-        invoices.create_preview,
-        "InvoiceCreatePreviewParams",
-        "customer subscription "
-        + under(
-            "subscription_details",
-            "cancel_at cancel_at_period_end cancel_now proration_behavior proration_date trial_end "
-            + under("items", f"{_ITEM} deleted id"),
-        ),
-    ),
-    route("GET /v1/invoices/{invoice}", invoices.retrieve, "InvoiceRetrieveParams"),
-    route("POST /v1/invoices/{invoice}", invoices.update, "InvoiceUpdateParams", "auto_advance description"),
-    route("GET /v1/invoices/{invoice}/lines", invoices.list_lines, "InvoiceLineItemListParams"),
-    route("POST /v1/invoices/{invoice}/finalize", invoices.finalize, "InvoiceFinalizeInvoiceParams", "auto_advance"),
-    route(
-        "POST /v1/invoices/{invoice}/pay",
-        invoices.pay,
-        "InvoicePayParams",
-        "off_session paid_out_of_band payment_method",
-    ),
-    route("POST /v1/invoices/{invoice}/void", invoices.void, "InvoiceVoidInvoiceParams"),
-    route(
-        "POST /v1/invoices/{invoice}/mark_uncollectible",
-        invoices.mark_uncollectible,
-        "InvoiceMarkUncollectibleParams",
-    ),
+    *invoice_previews.ROUTES,
+    *invoices.ROUTES,
+    *invoice_lines.ROUTES,
+    *invoice_items.ROUTES,
     route(
         "GET /v1/invoice_payments",
         invoice_payments.list_,
@@ -297,13 +303,19 @@ ROUTES = (
         billing_portal.retrieve_configuration,
         "billing_portal.ConfigurationRetrieveParams",
     ),
+    *meters.ROUTES,
+    *meter_events.ROUTES,
+    *meter_event_adjustments.ROUTES,
+    *credit_grants.ROUTES,
+    *features.ROUTES,
+    *active_entitlements.ROUTES,
     route("GET /v1/events", events.list_, "EventListParams", "created delivery_success type types"),
     route("GET /v1/events/{event}", events.retrieve, "EventRetrieveParams"),
     route(
         "POST /v1/webhook_endpoints",
         webhook_endpoints.create,
         "WebhookEndpointCreateParams",
-        "api_version description enabled_events url",
+        "api_version connect description enabled_events url",
     ),
     route("GET /v1/webhook_endpoints", webhook_endpoints.list_, "WebhookEndpointListParams"),
     route(
@@ -322,6 +334,7 @@ ROUTES = (
         webhook_endpoints.delete,
         "WebhookEndpointDeleteParams",
     ),
+    *accounts.ROUTES,
 )
 
 

@@ -1,21 +1,24 @@
 """The Sandbox: its state, clock, ids and events, which every endpoint and hosted page works with."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import contextmanager, suppress
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
 import httpx
 import stripe
 
-from app.sandbox import events
+from app.sandbox import account_settings, clocks, events
 from app.sandbox.delivery import RETRY_DELAYS, Deliveries
+from app.sandbox.faults import Faults
 from app.sandbox.ids import Ids
 from app.sandbox.rendering import public
 from app.sandbox.store import Row, Store
 
+_ENDPOINTS = ("webhook_endpoint", "v2.core.event_destination")
 _NO_REQUEST: Row = {"id": None, "idempotency_key": None}
 
 
@@ -44,9 +47,42 @@ class Sandbox(Store):
         self._clock = now
         self._moment: int | None = None
         self._ticked_at: int | None = None
-        self._request: Row = _NO_REQUEST
+        self._request = dict(_NO_REQUEST)
         self._passing_time = passing_time
         self.includes = includes
+        self._seed = seed
+        self.faults = Faults(self)
+        #: The account whose world this is, None for the platform's own; and the platform's, which has the others.
+        self.account: str | None = None
+        self.platform = self
+        self.own_account = "acct_1SandboxPlatform"
+        self._worlds: dict[str | None, Sandbox] = {None: self}
+
+    # Accounts
+
+    def world(self, account: str | None) -> "Sandbox":
+        """Give the state as this connected account has it: its own objects, events and keys, and nobody else's."""
+        if account not in self._worlds:
+            self._worlds[account] = world = copy(self.platform)
+            world.account = account
+            world._world, world._moment = f"{account}/", None  # noqa: SLF001 - the same class
+        return self._worlds[account]
+
+    def worlds(self) -> list["Sandbox"]:
+        """The platform's, and that of each of its accounts."""
+        return [self.platform, *(self.world(row["id"]) for row in self.platform.rows("account"))]
+
+    def reset(self, *, seed: int | None = None, webhook_endpoints: bool = False) -> None:
+        """Forget everything, also the faults; the platform's endpoints stay unless ``webhook_endpoints`` go as well.
+
+        Ids begin anew from ``seed``, by default the first one's.
+        """
+        with self.platform.transaction():
+            self.platform.clear(*(() if webhook_endpoints else _ENDPOINTS))
+        self._seed = self._seed if seed is None else seed
+        # Endpoints that stay keep their ids; the next ones must not be minted alike.
+        kept = sum(len(self.platform.ids(kind)) for kind in _ENDPOINTS)
+        self.new.reseed(None if self._seed is None else self._seed + kept)
 
     # Time
 
@@ -66,13 +102,36 @@ class Sandbox(Store):
         finally:
             self._moment = before
 
+    @contextmanager
+    def at_clock_of(self, *subjects: Any) -> Iterator[None]:
+        """Do something in the time of whoever is concerned: frozen if their customer is on a test clock.
+
+        ``subjects`` are ids of any objects, or parameters that hold some.
+        """
+        clock = clocks.clock_of(self, *subjects)
+        if clock is None:
+            yield
+            return
+        with self.at(clock["frozen_time"]):
+            yield
+
+    def tick_soon(self) -> None:
+        """Let time have its effects once more in this second, because a test clock has begun to advance."""
+        self.platform._ticked_at = None  # noqa: SLF001 - the same class
+        with suppress(RuntimeError):  # without a loop, whoever asks next makes it tick
+            asyncio.get_running_loop().call_soon(self.tick)
+
     def tick(self) -> None:
         """Let time have its effects: sessions expire, trials end, periods roll over. At most once a second."""
+        if self.platform is not self:
+            self.platform.tick()
+            return
         if self._ticked_at == self.now():
             return
         self._ticked_at = self.now()
         with self.transaction():
-            self._passing_time(self)
+            for world in self.worlds():
+                self._passing_time(world)
         self.deliveries.kick()
 
     # Requests and events
@@ -80,18 +139,21 @@ class Sandbox(Store):
     @contextmanager
     def request(self, id: str, idempotency_key: str | None) -> Iterator[None]:
         """Name the API request that causes the events emitted inside."""
-        self._request = {"id": id, "idempotency_key": idempotency_key}
+        self._request.update(id=id, idempotency_key=idempotency_key)  # in place: all worlds have the same
         try:
             yield
         finally:
-            self._request = _NO_REQUEST
+            self._request.update(_NO_REQUEST)
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Wrap a change that comes from a hosted page: time first, then all or nothing, then the webhooks."""
+    def changing(self, *subjects: str | None) -> Iterator[None]:
+        """Wrap a change that comes from a hosted page: time first, then all or nothing, then the webhooks.
+
+        ``subjects`` are ids of what it is about, which say whose time it is.
+        """
         self.tick()
         try:
-            with self.transaction():
+            with self.at_clock_of(subjects), self.transaction():
                 yield
         finally:
             self.deliveries.kick()
@@ -102,22 +164,41 @@ class Sandbox(Store):
             self.new.mint("evt_"), type, public(row), previous, created=self.now(), request=dict(self._request)
         )
         event["api_version"] = self.api_version
-        for endpoint in self.rows("webhook_endpoint"):
+        if self.account is not None:
+            event["account"] = self.account
+        for endpoint in self._endpoints(type):
             if events.wanted(endpoint, type):
                 event["pending_webhooks"] += 1
-                self.insert(
-                    {
-                        "id": self.new.mint("_delivery_"),
-                        "object": "_delivery",
-                        "event": event["id"],
-                        "webhook_endpoint": endpoint["id"],
-                        "status": "pending",
-                        "attempts": 0,
-                        "response_status": None,
-                        "next_attempt_at": self.time(),
-                    }
-                )
+                self.enqueue(event, endpoint)
         return self.insert(event)
+
+    def _endpoints(self, type: str) -> list[Row]:
+        """The account's own endpoints, and those by which the platform listens to its accounts."""
+        own = [row for row in self.rows("webhook_endpoint") if not row.get("_connect")]
+        if self.account is None or not (self.platform.peek("account", self.account) or {}).get("_connected"):
+            return own
+        listening = [row for row in self.platform.rows("webhook_endpoint") if row.get("_connect")]
+        return listening if type.startswith("account.application.") else own + listening
+
+    def enqueue(self, event: Row, endpoint: Row) -> Row:
+        """Queue an event for an endpoint: a snapshot for a webhook endpoint, a thin one for an event destination."""
+        return self.insert(
+            {
+                "id": self.new.mint("_delivery_"),
+                "object": "_delivery",
+                "account": self.account,
+                "event": event["id"],
+                "event_object": event["object"],
+                "webhook_endpoint": endpoint["id"],
+                "endpoint_account": None if endpoint.get("_connect") else self.account,
+                "endpoint_object": endpoint["object"],
+                "status": "pending",
+                "attempts": 0,
+                "response_status": None,
+                "next_attempt_at": self.time(),
+                **self.deliveries.marks(event["type"]),
+            }
+        )
 
     @contextmanager
     def updating(self, type: str, row: Row) -> Iterator[Row]:
@@ -160,6 +241,15 @@ class Sandbox(Store):
                 }
             )
 
+    @property
+    def settings(self) -> Row:
+        """What the account has set for failed payments; see ``account_settings.of``."""
+        return account_settings.of(self)
+
+    def configure(self, **values: Any) -> Row:
+        """Change some of the ``settings``."""
+        return account_settings.change(self, **values)
+
     async def drain(self) -> None:
         """Let time pass, then wait until every delivery that is due has been attempted."""
         self.tick()
@@ -183,7 +273,7 @@ class Sandbox(Store):
     def drop(self, delivery: Row) -> None:
         """Lose a delivery for good, as a network may."""
         with self.transaction():
-            self.get("_delivery", delivery["id"])["status"] = "failed"
+            self.world(delivery.get("account")).get("_delivery", delivery["id"])["status"] = "failed"
 
     async def aclose(self) -> None:
         await self.deliveries.aclose()

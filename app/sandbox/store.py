@@ -19,27 +19,31 @@ class Store:
 
     A row is changed in place, after ``get`` inside a transaction (which keeps a copy for undoing). Rows are never
     removed: a deleted one stays as a stub with ``deleted`` true, so that it keeps its place as a list cursor.
+
+    ``_world`` goes before every table's name: a shallow copy with another one is another account's state, which
+    shares the transactions and the journal and sees none of these rows.
     """
 
     def __init__(self, journal: Path | None) -> None:
         self._tables: dict[str, dict[str, Row]] = {}
         self._frames: list[_Frame] = []
         self._journal = journal
+        self._world = ""
         if journal is not None:
             self._load(journal)
 
     def rows(self, kind: str) -> list[Row]:
         """List what is there and not deleted, oldest first; to change one, ``get`` it."""
-        return [row for row in self._tables.get(kind, {}).values() if not row.get("deleted")]
+        return [row for row in self._table(kind).values() if not row.get("deleted")]
 
     def ids(self, kind: str) -> list[str]:
         """All ids that ever were, in order, deleted ones included."""
-        return list(self._tables.get(kind, {}))
+        return list(self._table(kind))
 
     def find(self, kind: str, id: str) -> Row | None:
-        row = self._tables.get(kind, {}).get(id)
-        if row is not None and self._frames:
-            self._frames[-1].setdefault((kind, id), deepcopy(row))
+        row = self._table(kind).get(id)
+        if row is not None and self._frames and (self._world + kind, id) not in self._frames[-1]:
+            self._frames[-1][self._world + kind, id] = deepcopy(row)
         return row
 
     def get(self, kind: str, id: str, *, param: str = "id", status: int = 404) -> Row:
@@ -49,7 +53,7 @@ class Store:
         return row
 
     def insert(self, row: Row) -> Row:
-        kind, id = row["object"], row["id"]
+        kind, id = self._world + row["object"], row["id"]
         self._frames[-1].setdefault((kind, id), None)
         self._tables.setdefault(kind, {})[id] = row
         return row
@@ -57,7 +61,42 @@ class Store:
     def forget(self, kind: str, id: str) -> None:
         """Drop a row for good (retention), which is the one thing that removes rows."""
         self.find(kind, id)
-        self._tables[kind].pop(id, None)
+        self._table(kind).pop(id, None)
+
+    def clear(self, *kept: str) -> None:
+        """Drop the rows of every account, except this one's tables of these names."""
+        keep = {self._world + kind for kind in kept}
+        for kind, table in self._tables.items():
+            if kind not in keep:
+                for id in list(table):
+                    self._frames[-1].setdefault((kind, id), table.pop(id))
+
+    def census(self) -> dict[str, int]:
+        """Count this world's objects by name."""
+        tables = {kind.removeprefix(self._world): table for kind, table in self._tables.items()}
+        return {
+            kind: len(self.rows(kind)) for kind in sorted(tables) if kind[0] != "_" and "/" not in kind and tables[kind]
+        }
+
+    def holder(self, id: str) -> str | None:
+        """Whose world has an object of this id: None if it is the platform's, or nobody's."""
+        for kind, table in self._tables.items():
+            if id in table:
+                return kind.rpartition("/")[0] or None
+        return None
+
+    def peek(self, kind: str, id: str) -> Row | None:
+        """Look at a row without meaning to change it, which spares the copy for undoing."""
+        return self._table(kind).get(id)
+
+    def locate(self, id: str) -> Row | None:
+        """Find an object of this account by its id alone, to look at."""
+        depth = self._world.count("/")
+        tables = (t for k, t in self._tables.items() if k.startswith(self._world) and k.count("/") == depth)
+        return next((table[id] for table in tables if id in table and not table[id].get("deleted")), None)
+
+    def _table(self, kind: str) -> dict[str, Row]:
+        return self._tables.get(self._world + kind, {})
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -1,265 +1,90 @@
-"""Subscription rows and what happens to them: billed, settled, past due, ended."""
+"""What happens to subscriptions: they are billed and settled, fall past due, pause, and end."""
 
-from typing import Any
+from typing import Literal
 
-from app.sandbox import invoicing
-from app.sandbox.catalog import amount
+from app.sandbox import invoice_lines, invoicing, pending_updates
 from app.sandbox.errors import CardError
-from app.sandbox.lists import sublist
-from app.sandbox.money import written
-from app.sandbox.periods import next_boundary
+from app.sandbox.retry_schedule import next_attempt
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.store import Row
+from app.sandbox.subscription_lines import item_lines, usage_lines
+from app.sandbox.subscription_rows import begin_period, period
 
 TERMINAL = frozenset({"canceled", "incomplete_expired"})
 BILLED = frozenset({"active", "past_due", "unpaid"})
+_SETTLED = frozenset({"paid", "uncollectible"})
 
-#: Keys of a Subscription that nothing here sets at creation, and Stripe shows as null.
-_NULLS = dict.fromkeys(
-    (
-        "application",
-        "application_fee_percent",
-        "billing_cycle_anchor_config",
-        "billing_thresholds",
-        "cancel_at",
-        "canceled_at",
-        "customer_account",
-        "days_until_due",
-        "default_payment_method",
-        "default_source",
-        "description",
-        "ended_at",
-        "latest_invoice",
-        "next_pending_invoice_item_invoice",
-        "on_behalf_of",
-        "pause_collection",
-        "pending_invoice_item_interval",
-        "pending_setup_intent",
-        "pending_update",
-        "schedule",
-        "test_clock",
-        "transfer_data",
-        "trial_end",
-        "trial_start",
-    )
-)
-
-
-def new(sandbox: Sandbox, customer: Row, items: list[Row], *, trial_end: int | None, **fields: Any) -> Row:
-    """Store a subscription that starts now. ``items`` are {price: row, quantity, metadata}; the caller emits."""
-    now = sandbox.now()
-    recurring = items[0]["price"]["recurring"]
-    anchor = trial_end or now
-    end = trial_end or next_boundary(anchor, recurring["interval"], recurring["interval_count"], now)
-    id = sandbox.new.mint("sub_")
-    row: Row = {
-        **_NULLS,
-        "id": id,
-        "object": "subscription",
-        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
-        "billing_cycle_anchor": anchor,
-        "billing_mode": {
-            "flexible": {"proration_discounts": "included"},
-            "type": "flexible",
-            "updated_at": now,
-        },
-        "billing_schedules": [],
-        "cancel_at_period_end": False,
-        "cancellation_details": dict.fromkeys(("comment", "feedback", "feedback_option", "reason")),
-        "collection_method": "charge_automatically",
-        "created": now,
-        "currency": items[0]["price"]["currency"],
-        "customer": customer["id"],
-        "default_tax_rates": [],
-        "discounts": [],
-        "invoice_settings": {
-            "account_tax_ids": None,
-            "custom_fields": None,
-            "description": None,
-            "footer": None,
-            "issuer": {"type": "self"},
-        },
-        "items": sublist([], f"/v1/subscription_items?subscription={id}"),
-        "livemode": False,
-        "managed_payments": {"enabled": False},
-        "metadata": {},
-        "payment_settings": {
-            "payment_method_options": None,
-            "payment_method_types": None,
-            "save_default_payment_method": "off",
-        },
-        "start_date": now,
-        "status": "trialing" if trial_end else "incomplete",
-        "trial_end": trial_end,
-        "trial_settings": {"end_behavior": {"billing_cycle_anchor": "now", "missing_payment_method": "create_invoice"}},
-        "trial_start": now if trial_end else None,
-        **fields,
-    }
-    for item in items:
-        add_item(sandbox, row, item["price"], item["quantity"], period=(now, end), metadata=item["metadata"])
-    return sandbox.insert(row)
-
-
-def add_item(
-    sandbox: Sandbox,
-    subscription: Row,
-    price: Row,
-    quantity: int,
-    *,
-    period: tuple[int, int],
-    metadata: Row | None = None,
-) -> Row:
-    item: Row = {
-        "id": sandbox.new.mint("si_"),
-        "object": "subscription_item",
-        "billing_thresholds": None,
-        "created": sandbox.now(),
-        "current_period_end": period[1],
-        "current_period_start": period[0],
-        "current_trial": None,
-        "discounts": [],
-        "metadata": metadata or {},
-        "subscription": subscription["id"],
-        "tax_rates": [],
-    }
-    set_price(item, price, quantity)
-    subscription["items"]["data"].append(item)
-    recount(subscription)
-    return item
-
-
-def set_price(item: Row, price: Row, quantity: int) -> None:
-    item["price"] = {name: value for name, value in price.items() if not name.startswith("_")}
-    item["plan"] = _plan(price)
-    item["quantity"] = quantity
-
-
-def recount(subscription: Row) -> None:
-    """Bring what follows from the items in line; Stripe shows plan and quantity on top for a single item."""
-    items = subscription["items"]["data"]
-    subscription["items"]["total_count"] = len(items)
-    single = len(items) == 1
-    subscription["plan"] = items[0]["plan"] if single else None
-    subscription["quantity"] = items[0]["quantity"] if single else None
-
-
-def period(subscription: Row) -> tuple[int, int]:
-    """Give (start, end) of the current period; all items share it here, for they share the interval."""
-    item = subscription["items"]["data"][0]
-    return item["current_period_start"], item["current_period_end"]
-
-
-def set_period(subscription: Row, start: int, end: int) -> None:
-    for item in subscription["items"]["data"]:
-        item["current_period_start"] = start
-        item["current_period_end"] = end
-
-
-def following_end(subscription: Row, after: int) -> int:
-    """Give the end of the period that starts at ``after``."""
-    recurring = subscription["items"]["data"][0]["price"]["recurring"]
-    return next_boundary(
-        subscription["billing_cycle_anchor"], recurring["interval"], recurring["interval_count"], after
-    )
-
-
-def item_lines(sandbox: Sandbox, subscription: Row) -> list[Row]:
-    """Make the invoice lines of the current period; during a trial they cost nothing."""
-    trial = subscription["status"] == "trialing"
-    lines = []
-    for item in subscription["items"]["data"]:
-        price, quantity = item["price"], item["quantity"]
-        name = sandbox.get("product", price["product"])["name"]
-        recurring = price["recurring"]
-        every = f"every {recurring['interval_count']} {recurring['interval']}s"
-        each = f"/ {recurring['interval']}" if recurring["interval_count"] == 1 else every
-        unit = written(amount(price, 1), price["currency"])
-        lines.append(
-            invoicing.line(
-                sandbox,
-                amount=0 if trial else amount(price, quantity),
-                currency=price["currency"],
-                description=f"Trial period for {name}" if trial else f"{quantity} × {name} (at {unit} {each})",  # noqa: RUF001 - Stripe's sign
-                period=(item["current_period_start"], item["current_period_end"]),
-                price=price,
-                quantity=quantity,
-                parent=line_parent(subscription, item["id"]),
-                subscription=subscription["id"],
-                unit_amount_decimal="0" if trial else price["unit_amount_decimal"],
-                metadata=dict(subscription["metadata"]),
-            )
-        )
-    return lines
-
-
-def line_parent(subscription: Row, item: str, *, invoice_item: Row | None = None) -> Row:
-    """Say where an invoice line comes from: the item, or the pending proration on it."""
-    return {
-        "invoice_item_details": None,
-        "subscription_item_details": {
-            "invoice_item": invoice_item and invoice_item["id"],
-            "proration": invoice_item is not None,
-            "proration_details": {"credited_items": None},
-            "subscription": subscription["id"],
-            "subscription_item": item,
-        },
-        "type": "subscription_item_details",
-    }
+PauseReason = Literal["final_payment_failure", "pause_requested", "trial_end_without_payment_method"]
 
 
 def pending_items(sandbox: Sandbox, subscription: Row) -> list[Row]:
-    """List prorations waiting for the next invoice, newest first, as they stand on it."""
-    return [
-        row
-        for row in reversed(sandbox.rows("invoiceitem"))
-        if row["invoice"] is None and row["_subscription"] == subscription["id"]
-    ]
+    """List what waits for this subscription's next invoice, newest first, as it will stand on it."""
+    return invoice_lines.pending(sandbox, subscription["customer"], subscription["currency"], subscription["id"])
 
 
 def new_invoice(sandbox: Sandbox, subscription: Row, reason: str, lines: list[Row]) -> Row:
-    """Draft an invoice of these lines and all pending prorations, and make it the latest."""
-    for pending in pending_items(sandbox, subscription):
-        item = sandbox.get("invoiceitem", pending["id"])
-        lines.append(
-            invoicing.line(
-                sandbox,
-                amount=item["amount"],
-                currency=item["currency"],
-                description=item["description"],
-                period=(item["period"]["start"], item["period"]["end"]),
-                price={"id": item["pricing"]["price_details"]["price"], "product": item["_product"]},
-                quantity=item["quantity"],
-                parent=line_parent(subscription, item["_subscription_item"], invoice_item=item),
-                subscription=subscription["id"],
-                metadata=dict(item["metadata"]),
-            )
-        )
-    customer = sandbox.get("customer", subscription["customer"])
+    """Draft an invoice of these lines and all that is pending, and make it the latest."""
+    lines += [invoice_lines.of_item(sandbox, item) for item in pending_items(sandbox, subscription)]
     invoice = invoicing.draft(
         sandbox,
-        customer,
+        sandbox.get("customer", subscription["customer"]),
         lines,
         currency=subscription["currency"],
         reason=reason,
         period=(subscription["start_date"], sandbox.now()) if reason == "subscription_create" else period(subscription),
         subscription=subscription,
     )
-    for line in lines:
-        item_id = line["parent"]["subscription_item_details"]["invoice_item"]
-        if item_id is not None:
-            sandbox.get("invoiceitem", item_id)["invoice"] = invoice["id"]
     subscription["latest_invoice"] = invoice["id"]
+    _remember_charges(subscription, invoice)
     return invoice
 
 
-def bill(sandbox: Sandbox, subscription: Row, reason: str, lines: list[Row], *, raising: bool = False) -> Row:
-    """Invoice and collect off session; a failure makes the subscription past_due, or undoes it all if ``raising``.
+def _remember_charges(subscription: Row, invoice: Row) -> None:
+    """Note on each item the line that charged for its period, for credits name what they give back."""
+    items = {item["id"]: item for item in subscription["items"]["data"]}
+    for line in invoice["lines"]["data"]:
+        details = line["parent"] and line["parent"]["subscription_item_details"]
+        item = items.get(details["subscription_item"]) if details else None
+        if item is not None and line["amount"] >= 0:
+            item["_charged_by"] = {
+                "invoice_item": None,
+                "invoice_line_item_details": {"invoice": invoice["id"], "invoice_line_items": [line["id"]]},
+                "type": "invoice_line_items",
+            }
+
+
+def next_lines(sandbox: Sandbox, subscription: Row) -> list[Row]:
+    """Begin the next period of every item whose current one is over, and make the lines of its invoice."""
+    now = sandbox.now()
+    due = [item for item in subscription["items"]["data"] if item["current_period_end"] <= now]
+    lines = [
+        line
+        for end in sorted({item["current_period_end"] for item in due})
+        for line in usage_lines(sandbox, subscription, [i for i in due if i["current_period_end"] == end], end)
+    ]
+    if subscription["status"] == "trialing":
+        subscription["status"] = "active"
+    for item in due:
+        begin_period(subscription, item, now)
+    used = {line["parent"]["subscription_item_details"]["subscription_item"] for line in lines}
+    return [*item_lines(sandbox, subscription, [item for item in due if item["id"] not in used]), *lines]
+
+
+def bill(
+    sandbox: Sandbox,
+    subscription: Row,
+    reason: str,
+    lines: list[Row],
+    *,
+    on_failure: Literal["past_due", "raise", "keep"] = "past_due",
+) -> Row:
+    """Invoice and collect off session. A failure makes the subscription past_due, undoes it all, or changes nothing.
 
     The caller wraps this in ``sandbox.updating`` for the subscription's own event.
     """
     invoice = new_invoice(sandbox, subscription, reason, lines)
     pause = subscription["pause_collection"]
-    if pause is not None and pause["behavior"] == "keep_as_draft":
+    if subscription["status"] == "unpaid" or (pause is not None and pause["behavior"] == "keep_as_draft"):
         invoice["auto_advance"] = False
         return invoice
     invoicing.finalize(sandbox, invoice)
@@ -269,43 +94,87 @@ def bill(sandbox: Sandbox, subscription: Row, reason: str, lines: list[Row], *, 
         invoicing.close(sandbox, invoice, "void" if pause["behavior"] == "void" else "uncollectible")
         return invoice
     if subscription["collection_method"] == "send_invoice":
+        subscription["_unpaid"].append(invoice["id"])
         sandbox.emit("invoice.sent", invoice)
         return invoice
-    method = charging_method(sandbox, subscription)
+    if on_failure == "past_due":
+        subscription["_unpaid"].append(invoice["id"])  # known before the attempt, whose failure says when the next is
     try:
-        paid = method is not None and invoicing.collect(sandbox, invoice, method, off_session=True)
+        paid = attempt(sandbox, subscription, invoice)
     except CardError as error:
-        if raising:
+        if on_failure == "raise":
             error.keep = False
             raise
         paid = False
-    if method is None:
-        invoicing.note_failure(sandbox, invoice)
-    if not paid:
-        subscription["status"] = "past_due"
+    if on_failure == "past_due":
+        if paid:
+            subscription["_unpaid"].remove(invoice["id"])
+        else:
+            subscription["status"] = "past_due"
     return invoice
 
 
+def retry_later(sandbox: Sandbox, subscription: Row, invoice: Row) -> None:
+    """Put an invoice whose payment just failed on the retry schedule."""
+    subscription["_unpaid"].append(invoice["id"])
+    with sandbox.updating("invoice.updated", invoice):
+        invoice["next_payment_attempt"] = next_attempt(sandbox, invoice)
+
+
+def attempt(sandbox: Sandbox, subscription: Row, invoice: Row) -> bool:
+    """Try to collect an open invoice by itself; False without a card, or if the customer has to authenticate."""
+    method = charging_method(sandbox, subscription)
+    if method is not None:
+        return invoicing.collect(sandbox, invoice, method, off_session=True, automatic=True)
+    invoicing.note_failure(sandbox, invoice, automatic=True)
+    return False
+
+
 def charging_method(sandbox: Sandbox, subscription: Row) -> Row | None:
-    """Find the card to charge: the subscription's own, else the customer's default."""
+    """Find the card to charge: the subscription's own, else the customer's default; a detached one is none."""
     customer = sandbox.get("customer", subscription["customer"])
     id = subscription["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]
-    return sandbox.get("payment_method", id) if id is not None else None
+    method = sandbox.get("payment_method", id) if id is not None else None
+    return method if method is not None and method["customer"] == customer["id"] else None
 
 
 def settle(sandbox: Sandbox, invoice: Row) -> None:
-    """After an invoice was paid or given up: its subscription follows if it is the latest one."""
+    """After an invoice was paid, voided or given up: its subscription follows its newest one that counts."""
     details = (invoice["parent"] or {}).get("subscription_details")
     if details is None:
         return
     subscription = sandbox.get("subscription", details["subscription"])
-    if subscription["latest_invoice"] != invoice["id"]:
-        return
-    beginning = {"incomplete"} if invoice["status"] == "paid" else set()
-    if subscription["status"] not in {"past_due", "unpaid"} | beginning:
-        return
+    if pending_updates.awaits(subscription, invoice):
+        (pending_updates.apply if invoice["status"] == "paid" else pending_updates.drop)(sandbox, subscription)
+    if subscription["status"] == "incomplete" and invoice["status"] == "paid":
+        _activate(sandbox, subscription, invoice)
+    elif subscription["status"] in {"past_due", "unpaid"}:
+        newest = _newest(sandbox, subscription)
+        if newest is not None and newest["status"] in _SETTLED:
+            _activate(sandbox, subscription, newest)
+    elif subscription["status"] == "paused" and invoice["status"] in _SETTLED:
+        reason = subscription["status_details"]["paused"]["subscription"]["type"]
+        if subscription.get("_resumption") == invoice["id"] or reason == "final_payment_failure":
+            _activate(sandbox, subscription, invoice)
+            sandbox.emit("customer.subscription.resumed", subscription)
+
+
+def _newest(sandbox: Sandbox, subscription: Row) -> Row | None:
+    """Find the invoice the status follows: drafts have no say yet, voided ones none any more."""
+    return next(
+        (
+            row
+            for row in reversed(sandbox.rows("invoice"))
+            if row["status"] not in {"draft", "void"}
+            and ((row["parent"] or {}).get("subscription_details") or {}).get("subscription") == subscription["id"]
+        ),
+        None,
+    )
+
+
+def _activate(sandbox: Sandbox, subscription: Row, invoice: Row) -> None:
     with sandbox.updating("customer.subscription.updated", subscription):
-        subscription["status"] = "active"
+        subscription.update(status="active", status_details=None, _resumption=None)
         if subscription["payment_settings"]["save_default_payment_method"] == "on_subscription":
             payment = invoicing.default_payment(sandbox, invoice["id"])
             if payment is not None:
@@ -313,46 +182,55 @@ def settle(sandbox: Sandbox, invoice: Row) -> None:
                 subscription["default_payment_method"] = intent["payment_method"]
 
 
+def pause(sandbox: Sandbox, subscription: Row, reason: PauseReason) -> None:
+    """Stop periods and invoices until it is resumed."""
+    with sandbox.updating("customer.subscription.updated", subscription):
+        subscription["status"] = "paused"
+        subscription["status_details"] = {
+            "paused": {"subscription": {"type": reason}, "transitioned_at": sandbox.now(), "type": "subscription"}
+        }
+    sandbox.emit("customer.subscription.paused", subscription)
+
+
 def end(sandbox: Sandbox, subscription: Row, *, reason: str) -> None:
-    """Cancel for good, now. A first invoice that was never paid is voided with it."""
+    """Cancel for good, now, and the schedule with it. A first invoice that was never paid is voided."""
     if subscription["status"] == "incomplete":
         void_latest(sandbox, subscription)
+    if subscription["pending_update"] is not None:
+        subscription.update(pending_update=None, _pending=None)
+    for id in subscription["_unpaid"]:  # what is owed stays owed, but is no longer asked for by itself
+        invoice = sandbox.get("invoice", id)
+        with sandbox.updating("invoice.updated", invoice):
+            invoice.update(auto_advance=False, next_payment_attempt=None)
+    subscription["_unpaid"] = []
     subscription["status"] = "canceled"
     subscription["canceled_at"] = subscription["canceled_at"] or sandbox.now()
     subscription["ended_at"] = sandbox.now()
     subscription["cancellation_details"]["reason"] = reason
     if subscription["pending_setup_intent"] is not None:
         subscription["pending_setup_intent"] = None
+    _end_schedule(sandbox, subscription, reason)
     sandbox.emit("customer.subscription.deleted", subscription)
+
+
+def _end_schedule(sandbox: Sandbox, subscription: Row, reason: str) -> None:
+    """End the schedule with its subscription: as was planned, for want of payment, or because it was canceled."""
+    if subscription["schedule"] is None:
+        return
+    schedule = sandbox.get("subscription_schedule", subscription["schedule"])
+    now = sandbox.now()
+    subscription["schedule"] = None
+    schedule["current_phase"] = None
+    if schedule["end_behavior"] == "cancel" and schedule["phases"][-1]["end_date"] <= now:
+        schedule.update(status="completed", completed_at=now)
+        sandbox.emit("subscription_schedule.completed", schedule)
+    else:
+        schedule.update(status="canceled", canceled_at=now)
+        kind = "aborted" if reason == "payment_failed" else "canceled"
+        sandbox.emit(f"subscription_schedule.{kind}", schedule)
 
 
 def void_latest(sandbox: Sandbox, subscription: Row) -> None:
     invoice = sandbox.get("invoice", subscription["latest_invoice"])
     if invoice["status"] == "open":
         invoicing.close(sandbox, invoice, "void")
-
-
-def _plan(price: Row) -> Row:
-    """Build the legacy copy of the price that items still carry."""
-    recurring = price["recurring"]
-    return {
-        "id": price["id"],
-        "object": "plan",
-        "active": price["active"],
-        "amount": price["unit_amount"],
-        "amount_decimal": price["unit_amount_decimal"],
-        "billing_scheme": price["billing_scheme"],
-        "created": price["created"],
-        "currency": price["currency"],
-        "interval": recurring["interval"],
-        "interval_count": recurring["interval_count"],
-        "livemode": False,
-        "metadata": dict(price["metadata"]),
-        "meter": None,
-        "nickname": price["nickname"],
-        "product": price["product"],
-        "tiers_mode": None,
-        "transform_usage": None,
-        "trial_period_days": None,
-        "usage_type": "licensed",
-    }

@@ -53,7 +53,7 @@ class AsyncTransport(stripe.HTTPXClient):
 
 
 class Recorder(httpx.ASGITransport):
-    """An ASGI transport that keeps every successful answer."""
+    """An ASGI transport that keeps every successful answer that says something."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(app)
@@ -63,7 +63,7 @@ class Recorder(httpx.ASGITransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
         body = await response.aread()
-        if response.status_code == httpx.codes.OK:
+        if response.status_code == httpx.codes.OK and body != b"{}":
             self.answers.append(json.loads(body))
         return response
 

@@ -21,6 +21,7 @@ from typing_extensions import override
 from app.sandbox import checkout
 from app.sandbox.app import create_sandbox
 from app.sandbox.errors import CardError
+from app.sandbox.resources import disputes
 from app.sandbox.sandbox import Sandbox
 
 Call = Callable[..., Awaitable[Any]]
@@ -47,6 +48,8 @@ async def walk(client: stripe.StripeClient, call: Call, sandbox: Sandbox, act: A
     subscription = await bought_in_checkout(v1, call, act, sandbox, customer=customer.id, pro=pro, pack=pack)
     await changed(v1, call, subscription, basic=basic, pro=pro, yearly=yearly)
     await made_by_api(v1, call, customer.id, basic)
+    await paid_by_api(v1, call, act, sandbox)
+    await on_a_test_clock(v1, call, basic=basic, pro=pro)
     await invoices(v1, call, customer.id, subscription)
     await portal(v1, call, customer.id, subscription)
 
@@ -196,6 +199,72 @@ async def made_by_api(v1: Any, call: Call, customer: str, basic: str) -> None:
         assert (await call(v1.subscriptions, "cancel", made.id, {"prorate": True})).status == "canceled"
     everything = await call(v1.subscriptions, "list", {"customer": customer, "status": "all"})
     assert [s.status for s in everything] == ["canceled", "canceled", "active"]
+
+
+async def paid_by_api(v1: Any, call: Call, act: Act, sandbox: Sandbox) -> None:
+    way_back = {"return_url": "http://app/back"}
+    intent = await call(v1.payment_intents, "create", {"amount": 5000, "currency": "usd", "capture_method": "manual"})
+    await call(v1.payment_intents, "update", intent.id, {"payment_method": "pm_card_createDispute"})
+    assert (await call(v1.payment_intents, "confirm", intent.id, way_back)).status == "requires_capture"
+    captured = await call(v1.payment_intents, "capture", intent.id, {"amount_to_capture": 4000})
+    assert captured.amount_received == 4000
+    spare = await call(v1.payment_intents, "create", {"amount": 5000, "currency": "jpy"})
+    assert (await call(v1.payment_intents, "cancel", spare.id)).status == "canceled"
+    await act(lambda: dispute_at_once(sandbox, captured.latest_charge))
+    [dispute] = (await call(v1.disputes, "list", {"charge": captured.latest_charge})).data
+    await call(v1.disputes, "update", dispute.id, {"evidence": {"uncategorized_text": "Sent."}, "submit": False})
+    assert (await call(v1.disputes, "close", dispute.id)).status == "lost"
+    assert (await call(v1.disputes, "retrieve", dispute.id)).evidence.uncategorized_text == "Sent."
+    await call(v1.charges, "update", captured.latest_charge, {"description": "Order 7"})
+    balance = await call(v1.balance, "retrieve")
+    assert {entry.currency for entry in balance.pending} == {"usd"}
+    entries = await call(v1.balance_transactions, "list", {"source": captured.latest_charge})
+    assert (await call(v1.balance_transactions, "retrieve", entries.data[0].id)).net == 4000 - 146
+    with pytest.raises(stripe.InvalidRequestError, match="Canceling this refund is unsupported"):
+        await call(v1.refunds, "cancel", (await call(v1.refunds, "list")).data[0].id)
+
+
+def dispute_at_once(sandbox: Sandbox, charge: str) -> None:
+    """Have the charge disputed without the wait, which a real clock would make a slow test."""
+    with sandbox.changing():
+        disputes.open_(sandbox, charge)
+
+
+async def on_a_test_clock(v1: Any, call: Call, *, basic: str, pro: str) -> None:
+    """Pauses, schedules and everything that takes time."""
+    clocks, schedules = v1.test_helpers.test_clocks, v1.subscription_schedules
+    start = int(time.time())
+    clock = await call(clocks, "create", {"frozen_time": start, "name": "walk"})
+    assert clock.id in {c.id for c in await call(clocks, "list")}
+    customer = await call(v1.customers, "create", {"test_clock": clock.id, "payment_method": "pm_card_visa"})
+    (card,) = await call(v1.payment_methods, "list", {"customer": customer.id})
+    default = {"invoice_settings": {"default_payment_method": card.id}}
+    await call(v1.customers, "update", customer.id, default)
+    bought = {"customer": customer.id, "items": [{"price": pro}]}
+    subscription = await call(v1.subscriptions, "create", bought)
+    assert (await call(v1.subscriptions, "pause", subscription.id)).status == "paused"
+    assert (await call(v1.subscriptions, "resume", subscription.id)).status == "active"
+    schedule = await call(schedules, "create", {"from_subscription": subscription.id})
+    (current,) = schedule.phases
+    end = current.end_date
+    phases = [
+        {"start_date": current.start_date, "end_date": end, "items": [{"price": pro}]},
+        {"items": [{"price": basic, "quantity": 2}], "metadata": {"plan": "basic"}},
+    ]
+    await call(schedules, "update", schedule.id, {"phases": phases, "end_behavior": "cancel"})
+    await call(clocks, "advance", clock.id, {"frozen_time": end})
+    assert (await call(clocks, "retrieve", clock.id)).status == "ready"
+    expand = {"expand": ["schedule", "latest_invoice"]}
+    moved = await call(v1.subscriptions, "retrieve", subscription.id, expand)
+    assert moved.items.data[0].price.id == basic
+    assert moved.schedule.current_phase.start_date == moved.latest_invoice.created == end
+    assert (await call(schedules, "release", schedule.id, {"preserve_cancel_date": True})).status == "released"
+    later = {"customer": customer.id, "start_date": end + 86_400, "phases": [{"items": [{"price": basic}]}]}
+    second = await call(schedules, "create", later)
+    assert [s.id for s in await call(schedules, "list", {"customer": customer.id})] == [second.id, schedule.id]
+    assert (await call(schedules, "cancel", second.id)).status == "canceled"
+    assert (await call(schedules, "retrieve", second.id)).canceled_at == end
+    assert (await call(clocks, "delete", clock.id)).deleted
 
 
 async def invoices(v1: Any, call: Call, customer: str, subscription: Any) -> None:

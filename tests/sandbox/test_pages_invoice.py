@@ -149,3 +149,19 @@ def test_text_is_broken_where_it_would_be_too_wide() -> None:
     assert len(lines) > 5
     assert all(text_width(line, 10) <= WIDTH / 2 for line in lines)
     assert "".join(lines).replace(" ", "") == ("Allthewordsofasentence" * 10) + "W" * 200
+
+
+async def test_discounts_taxes_and_credit_notes_stand_on_the_documents(shop: Shop) -> None:
+    customer = await shop.customer()
+    await shop.api("coupons", id="TENTH", percent_off=10)
+    vat = (await shop.api("tax_rates", display_name="VAT", percentage=20, inclusive="false"))["id"]
+    await shop.api("invoiceitems", customer=customer, amount=1000, currency="usd", description="Setup")
+    wanted = {"discounts[0][coupon]": "TENTH", "default_tax_rates[0]": vat}
+    draft = await shop.api("invoices", customer=customer, pending_invoice_items_behavior="include", **wanted)
+    invoice = await shop.api(f"invoices/{draft['id']}/finalize", auto_advance="false")
+    line = {"lines[0][type]": "invoice_line_item", "lines[0][invoice_line_item]": draft["lines"]["data"][0]["id"]}
+    note = await shop.api("credit_notes", invoice=draft["id"], memo="Sorry", **line, **{"lines[0][amount]": 500})
+    said = Reader(await shop.get(invoice["hosted_invoice_url"])).text
+    assert "Subtotal $10.00 Discount -$1.00 Tax $1.80 Total $10.80 Credited -$5.40 Amount due $5.40" in said
+    texts = read_pdf((await shop.get(note["pdf"])).content)
+    assert {"Credit note", note["number"], "Sorry", "Setup", "$5.00", "-$0.50", "$0.90", "$5.40"} <= set(texts)

@@ -163,12 +163,12 @@ async def test_parameters_are_strict(
 
 async def test_what_stripe_knows_and_the_sandbox_does_not_is_refused(shop: Shop) -> None:
     with pytest.raises(stripe.InvalidRequestError) as refused:
-        await shop.session(discounts=[{"coupon": "SAVE"}])
+        await shop.session(payment_method_options={"card": {"request_three_d_secure": "any"}})
     assert refused.value.code == "sandbox_unsupported"
-    assert refused.value.param == "discounts[0][coupon]"
-    assert (
-        refused.value.user_message
-        == "The Billhook sandbox does not implement the parameter `discounts[0][coupon]` of POST /v1/checkout/sessions."
+    param = "payment_method_options[card][request_three_d_secure]"
+    assert refused.value.param == param
+    assert refused.value.user_message == (
+        f"The Billhook sandbox does not implement the parameter `{param}` of POST /v1/checkout/sessions."
     )
     assert list(await shop.client.v1.checkout.sessions.list_async()) == []
 

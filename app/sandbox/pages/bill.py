@@ -27,8 +27,7 @@ def bill(sandbox: Sandbox, session: Row) -> Bill:
         return Bill("Save a card", "", terms, [], "", "Save card", "")
     items = session["line_items"]["data"]
     trial = session["trial_end"] is not None
-    due = sum(item["amount_total"] for item in items if not (trial and item["price"]["recurring"]))
-    due_today = written(due, session["currency"])
+    due_today = written(session["amount_total"], session["currency"])
     renewal = " and ".join(
         wording.price_of(item["price"], item["quantity"]) for item in items if item["price"]["recurring"]
     )
@@ -44,7 +43,7 @@ def bill(sandbox: Sandbox, session: Row) -> Bill:
         action, promise = "Subscribe", f"You pay {renewal}, until you cancel."
     else:
         heading = f"Pay for {name}" if name else "Your order"
-    lines = [_line(sandbox, item, trial=trial) for item in items]
+    lines = [*(_line(sandbox, item, trial=trial) for item in items), *_changes(session)]
     return Bill(heading, headline, terms, lines, due_today, action, promise)
 
 
@@ -55,8 +54,23 @@ def _line(sandbox: Sandbox, item: Row, *, trial: bool) -> Row:
     return {
         "name": item["description"],
         "notes": [note for note in (product["description"], each) if note],
-        "amount": written(0 if trial and recurring else item["amount_total"], item["currency"]),
+        "amount": written(0 if trial and recurring else item["amount_subtotal"], item["currency"]),
     }
+
+
+def _changes(session: Row) -> list[Row]:
+    """List what a discount takes off and what taxes there are."""
+    details, currency = session["total_details"], session["currency"]
+    changes = []
+    if details["amount_discount"]:
+        changes.append({"name": "Discount", "notes": [], "amount": written(-details["amount_discount"], currency)})
+    if details["amount_tax"]:
+        contained = session["amount_total"] != (
+            session["amount_subtotal"] - details["amount_discount"] + details["amount_tax"]
+        )
+        name = "Tax, included" if contained else "Tax"
+        changes.append({"name": name, "notes": [], "amount": written(details["amount_tax"], currency)})
+    return changes
 
 
 def _days_free(seconds: int) -> str:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.sandbox import checkout as engine
+from app.sandbox import checkout_totals
 from app.sandbox.errors import ApiError
 from app.sandbox.pages.bill import bill
 from app.sandbox.pages.card_form import CardForm, submission
@@ -26,9 +27,8 @@ async def submit(sandbox: Sandbox, request: Request) -> Response:
     if session["status"] != "open":
         return _too_late(session)
     typed = await submission(request)
-    if typed.form.promotion_code:
-        # The sandbox has no coupons, so there is no code that could be right.
-        return _page(sandbox, session, typed.form.refused("This code is invalid.", "promotion_code"), status=400)
+    if session["allow_promotion_codes"] and typed.form.promotion_code.lower() != _code(sandbox, session).lower():
+        return _apply_code(sandbox, session, typed.form)
     try:
         card = typed.card() if session["needs_card"] else None
         outcome = engine.pay(sandbox, session["id"], card, typed.form.email or None, typed.form.name or None)
@@ -62,7 +62,26 @@ async def answer_authentication(sandbox: Sandbox, request: Request) -> Response:
     return see_other(paid.redirect_url or _path(session))
 
 
-def _page(sandbox: Sandbox, session: Row, form: CardForm, *, status: int = 200) -> Response:
+def _apply_code(sandbox: Sandbox, session: Row, form: CardForm) -> Response:
+    """Show the new price, or why the code is refused; nothing is paid before the buyer has seen it."""
+    try:
+        with sandbox.changing(session["id"]):
+            row = sandbox.get("checkout.session", session["id"])
+            if not checkout_totals.typed(sandbox, row, form.promotion_code):
+                return _page(sandbox, session, form.refused("This code is invalid.", "promotion_code"), status=400)
+    except ApiError as error:
+        return _page(sandbox, session, form.refused(error.message, "promotion_code"), status=error.status)
+    session = engine.view(sandbox, session["id"])
+    done = "The code is applied." if form.promotion_code else "The code is taken off."
+    return _page(sandbox, session, form, done=f"{done} Nothing is charged yet: see the new total.")
+
+
+def _code(sandbox: Sandbox, session: Row) -> str:
+    code: str = sandbox.get("checkout.session", session["id"])["_code"]
+    return code
+
+
+def _page(sandbox: Sandbox, session: Row, form: CardForm, *, status: int = 200, done: str = "") -> Response:
     return page(
         "checkout.html",
         status=status,
@@ -70,6 +89,7 @@ def _page(sandbox: Sandbox, session: Row, form: CardForm, *, status: int = 200) 
         path=_path(session),
         bill=bill(sandbox, session),
         form=form,
+        done=done,
         cancel_url=session["cancel_url"],
         email=_known_email(sandbox, session),
         asks_email=session["customer"] is None and not session["customer_email"],
@@ -91,7 +111,8 @@ def _known_email(sandbox: Sandbox, session: Row) -> str | None:
 def _remembered(sandbox: Sandbox, session: Row) -> CardForm:
     """Fill the form with what the buyer said at an earlier attempt."""
     buyer = sandbox.get("checkout.session", session["id"])["_buyer"] or {}
-    return CardForm(email=buyer.get("email") or "", name=buyer.get("name") or "")
+    code = _code(sandbox, session)
+    return CardForm(email=buyer.get("email") or "", name=buyer.get("name") or "", promotion_code=code)
 
 
 def _success_url(session: Row) -> str | None:

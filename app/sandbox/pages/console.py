@@ -1,6 +1,7 @@
 """The sandbox's own two pages: what it is, and the events it sent."""
 
 from datetime import UTC, datetime
+from operator import itemgetter
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,15 +33,16 @@ async def index(sandbox: Sandbox, _request: Request) -> Response:
 
 async def events(sandbox: Sandbox, _request: Request) -> Response:
     deliveries: dict[str, list[Row]] = {}
-    for delivery in sandbox.rows("_delivery"):
+    for delivery in (row for world in sandbox.worlds() for row in world.rows("_delivery")):
         deliveries.setdefault(delivery["event"], []).append(_delivery(sandbox, delivery))
-    latest = sandbox.rows("event")[: -_LIMIT - 1 : -1]
+    everywhere = [row for world in sandbox.worlds() for row in world.rows("event")]
+    latest = sorted(everywhere, key=itemgetter("created"))[: -_LIMIT - 1 : -1]
     shown = [
         {
             "id": event["id"],
             "time": f"{datetime.fromtimestamp(event['created'], UTC):%d %b %H:%M:%S}",
             "type": event["type"],
-            "subject": event["data"]["object"].get("id", ""),
+            "subject": " of ".join(filter(None, (event["data"]["object"].get("id"), event.get("account")))),
             "deliveries": deliveries.get(event["id"], []),
         }
         for event in latest
@@ -49,7 +51,8 @@ async def events(sandbox: Sandbox, _request: Request) -> Response:
 
 
 def _delivery(sandbox: Sandbox, row: Row) -> Row:
-    endpoint = sandbox.find("webhook_endpoint", row["webhook_endpoint"]) or {}
+    owner = sandbox.world(row.get("endpoint_account"))
+    endpoint = owner.find("webhook_endpoint", row["webhook_endpoint"]) or {}
     answer = row["response_status"] or ("no answer" if row["attempts"] else "not sent yet")
     tries = f", {row['attempts']} tries" if row["attempts"] > 1 else ""
     return {

@@ -24,7 +24,7 @@ async def pay(sandbox: Sandbox, request: Request) -> Response:
         return see_other(_path(invoice))
     typed = await submission(request)
     try:
-        with sandbox.changing():
+        with sandbox.changing(invoice["id"]):
             invoice = _finalized(sandbox, request)
             method = payments.card_used(sandbox, typed.card())
             method["billing_details"]["name"] = typed.form.name or None
@@ -57,12 +57,22 @@ async def answer_authentication(sandbox: Sandbox, request: Request) -> Response:
 
 async def pdf(sandbox: Sandbox, request: Request) -> Response:
     invoice = _finalized(sandbox, request)
+    return _document(invoice_pdf.render(invoice), f"Invoice-{invoice['number']}")
+
+
+async def credit_note_pdf(sandbox: Sandbox, request: Request) -> Response:
+    note = sandbox.get("credit_note", request.path_params["credit_note"])
+    invoice = sandbox.get("invoice", note["invoice"])
+    return _document(invoice_pdf.render_credit_note(note, invoice), f"CreditNote-{note['number']}")
+
+
+def _document(content: bytes, name: str) -> Response:
     return Response(
-        invoice_pdf.render(invoice),
+        content,
         media_type="application/pdf",
         headers={
             "Cache-Control": "no-store",
-            "Content-Disposition": f'inline; filename="Invoice-{invoice["number"]}.pdf"',
+            "Content-Disposition": f'inline; filename="{name}.pdf"',
             "X-Content-Type-Options": "nosniff",
         },
     )

@@ -1,39 +1,59 @@
-"""An invoice as a PDF: who owes what for which lines, on as many pages as they need."""
+"""An invoice or credit note as a PDF: who owes what for which lines, or is given it back."""
 
 from app.sandbox.money import written
-from app.sandbox.pages.pdf import HEIGHT, WIDTH, Page, document, wrap
+from app.sandbox.pages.paper import Line, Paper
+from app.sandbox.pages.paper import render as render_paper
 from app.sandbox.periods import day
 from app.sandbox.store import Row
 
-_LEFT, _RIGHT = 54, WIDTH - 54
-_TOP, _BOTTOM = HEIGHT - 72, 72
-_QUANTITY, _DESCRIPTION_WIDTH = 420, 320
-_LEADING = 14
-
 
 def render(invoice: Row) -> bytes:
-    number = invoice["number"]
-    pages = [Page()]
-    y = _heading(pages[0], invoice)
-    for line in invoice["lines"]["data"]:
-        texts = wrap(line["description"] or "", _DESCRIPTION_WIDTH, 10)
-        if y - _LEADING * (len(texts) + 1) < _BOTTOM:
-            pages.append(Page())
-            y = _columns(pages[-1], _TOP)
-        y = _line(pages[-1], y, line, texts)
-    if y - _LEADING * (len(totals(invoice)) + 2) < _BOTTOM:
-        pages.append(Page())
-        y = _TOP
-    _totals(pages[-1], y, invoice)
-    for count, page in enumerate(pages, start=1):
-        footer = f"{number}  ·  Billhook sandbox: a test invoice, no real money  ·  Page {count} of {len(pages)}"
-        page.text(_LEFT, _BOTTOM - 32, footer, size=8, grey=True)
-    return document(pages, title=f"Invoice {number}")
+    currency = invoice["currency"]
+    lines = [
+        Line(line["description"] or "", str(line["quantity"]), written(line["amount"], currency), period(line))
+        for line in invoice["lines"]["data"]
+    ]
+    sums = [(name, written(amount, currency)) for name, amount in totals(invoice)]
+    return render_paper(Paper("Invoice", invoice["number"], invoice["status"], facts(invoice), lines, sums))
+
+
+def render_credit_note(note: Row, invoice: Row) -> bytes:
+    currency = note["currency"]
+    lines = [
+        Line(line["description"] or "Credit", str(line["quantity"] or ""), written(line["amount"], currency))
+        for line in note["lines"]["data"]
+    ]
+    known = [
+        ("Invoice number", invoice["number"]),
+        ("Date of issue", day(note["effective_at"])),
+        ("Memo", note["memo"]),
+    ]
+    changes = [("Discount", -note["discount_amount"]), *taxes(note)]
+    sums = [("Subtotal", sum(line["amount"] for line in note["lines"]["data"])), *changes, ("Total", note["total"])]
+    shown = [(name, written(amount, currency)) for name, amount in sums if amount or name in {"Subtotal", "Total"}]
+    facts = [(name, value) for name, value in known if value]
+    return render_paper(Paper("Credit note", note["number"], note["status"], facts, lines, shown))
+
+
+def taxes(bill: Row) -> list[tuple[str, int]]:
+    """List what comes on top and what is contained."""
+    return [
+        (name, sum(tax["amount"] for tax in bill["total_taxes"] if tax["tax_behavior"] == behavior))
+        for name, behavior in (("Tax", "exclusive"), ("Tax, included", "inclusive"))
+    ]
 
 
 def totals(invoice: Row) -> list[tuple[str, int]]:
     """List the sums under an invoice's lines, the last being what is still due."""
-    sums = [("Subtotal", invoice["subtotal"]), ("Total", invoice["total"])]
+    off = sum(entry["amount"] for entry in invoice["total_discount_amounts"])
+    before = sum(line["amount"] for line in invoice["lines"]["data"])
+    changes = [("Discount", -off), *taxes(invoice)]
+    sums = [("Subtotal", before), *(change for change in changes if change[1]), ("Total", invoice["total"])]
+    applied = (invoice["ending_balance"] or 0) - invoice["starting_balance"]
+    if applied:
+        sums.append(("Applied balance", -applied))
+    if invoice["pre_payment_credit_notes_amount"]:
+        sums.append(("Credited", -invoice["pre_payment_credit_notes_amount"]))
     if invoice["amount_paid"]:
         sums.append(("Amount paid", -invoice["amount_paid"]))
     return [*sums, ("Amount due", invoice["amount_remaining"])]
@@ -57,45 +77,3 @@ def period(line: Row) -> str:
     """Write the time a line is for; nothing for one that is for a moment."""
     start, end = line["period"]["start"], line["period"]["end"]
     return f"{day(start)} to {day(end)}" if end > start else ""
-
-
-def _heading(page: Page, invoice: Row) -> float:
-    page.text(_LEFT, _TOP, "Invoice", size=24, bold=True)
-    page.text_ending_at(_RIGHT, _TOP, invoice["status"].upper(), size=12, bold=True)
-    y = _TOP - 36.0
-    for name, value in [("Invoice number", invoice["number"]), *facts(invoice)]:
-        page.text(_LEFT, y, name, grey=True)
-        page.text(_LEFT + 96, y, value)
-        y -= _LEADING
-    return _columns(page, y - 24)
-
-
-def _columns(page: Page, y: float) -> float:
-    page.text(_LEFT, y, "Description", grey=True)
-    page.text_ending_at(_QUANTITY, y, "Qty")
-    page.text_ending_at(_RIGHT, y, "Amount")
-    page.rule(_LEFT, y - 6, _RIGHT - _LEFT)
-    return y - 6 - _LEADING
-
-
-def _line(page: Page, y: float, line: Row, texts: list[str]) -> float:
-    page.text_ending_at(_QUANTITY, y, str(line["quantity"]))
-    page.text_ending_at(_RIGHT, y, written(line["amount"], line["currency"]))
-    for text in texts:
-        page.text(_LEFT, y, text)
-        y -= _LEADING
-    if when := period(line):
-        page.text(_LEFT, y, when, size=8, grey=True)
-        y -= _LEADING
-    return y - 4
-
-
-def _totals(page: Page, y: float, invoice: Row) -> None:
-    page.rule(_LEFT, y + 6, _RIGHT - _LEFT)
-    y -= 10
-    sums = totals(invoice)
-    for name, amount in sums:
-        bold = name == sums[-1][0]
-        page.text(_QUANTITY - 90, y, name, bold=bold)
-        page.text_ending_at(_RIGHT, y, written(amount, invoice["currency"]), bold=bold)
-        y -= _LEADING + 2

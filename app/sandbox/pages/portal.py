@@ -6,6 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.sandbox import subscription_rows
 from app.sandbox import subscriptions as engine
 from app.sandbox.errors import ApiError, missing
 from app.sandbox.money import written
@@ -114,7 +115,7 @@ async def show_cancel(sandbox: Sandbox, request: Request) -> Response:
     if feature["mode"] == "immediately":
         consequence = "It ends at once."
     else:
-        end = day(engine.period(subscription)[1])
+        end = day(subscription_rows.period(subscription)[1])
         consequence = f"You keep it until {end}. After that it ends, and nothing more is charged."
     reasons = feature["cancellation_reason"]
     return page(
@@ -136,7 +137,7 @@ async def cancel(sandbox: Sandbox, request: Request) -> Response:
     if details.get("feedback", "other") not in _REASONS:
         del details["feedback"]
     at_once = _cancellation(sandbox, session)["mode"] == "immediately"
-    with sandbox.changing():
+    with sandbox.changing(session["customer"]):
         if at_once:
             subscriptions.cancel(sandbox, {"cancellation_details": details}, subscription["id"])
         elif subscription["cancel_at"] is None:  # a second click changes nothing
@@ -149,7 +150,7 @@ async def cancel(sandbox: Sandbox, request: Request) -> Response:
 async def resume(sandbox: Sandbox, request: Request) -> Response:
     session = session_of(sandbox, request)
     subscription = _subscription(sandbox, session, request)
-    with sandbox.changing():
+    with sandbox.changing(session["customer"]):
         subscriptions.update(sandbox, {"cancel_at_period_end": False}, subscription["id"])
     return see_other(f"{base(session)}/home?done=resumed")
 
@@ -161,7 +162,7 @@ async def pay_invoice(sandbox: Sandbox, request: Request) -> Response:
         raise missing("invoice", invoice["id"])
     if invoice["status"] == "open":  # a second click pays nothing
         try:
-            with sandbox.changing():
+            with sandbox.changing(session["customer"]):
                 invoices.pay(sandbox, {}, invoice["id"])
         except ApiError as error:
             if error.code == "invoice_payment_intent_requires_action":
@@ -219,7 +220,7 @@ def _subscription_panel(sandbox: Sandbox, row: Row, *, cancelable: bool) -> Row:
     if row["cancel_at"] is not None:
         dates.append(("Ends", day(row["cancel_at"])))
     elif row["status"] in engine.BILLED | {"trialing"}:
-        dates.append(("Next payment", day(engine.period(row)[1])))
+        dates.append(("Next payment", day(subscription_rows.period(row)[1])))
     return {
         "id": row["id"],
         "name": _name(sandbox, row),

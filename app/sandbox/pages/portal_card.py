@@ -22,7 +22,7 @@ async def submit(sandbox: Sandbox, request: Request) -> Response:
     session = _session(sandbox, request)
     typed = await submission(request)
     try:
-        with sandbox.changing():
+        with sandbox.changing(session["customer"]):
             method = payments.card_used(sandbox, typed.card())
             method["billing_details"]["name"] = typed.form.name or None
             intent = setup_intents.create(sandbox, {"customer": session["customer"]})
@@ -52,7 +52,7 @@ async def answer_authentication(sandbox: Sandbox, request: Request) -> Response:
     async with request.form() as data:
         succeed = data.get("outcome") == "complete"
     try:
-        with sandbox.changing():
+        with sandbox.changing(session["customer"]):
             intent = _intent(sandbox, session, request)
             setup_intents.authenticate(sandbox, intent, succeed=succeed)
             _make_default(sandbox, session, intent["payment_method"])

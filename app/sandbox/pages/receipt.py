@@ -15,6 +15,7 @@ async def show(sandbox: Sandbox, request: Request) -> Response:
     charge = sandbox.get("charge", request.path_params["charge"])
     if not charge["paid"]:
         raise missing("charge", charge["id"])
+    refunded = charge["amount_refunded"]
     return page(
         "receipt.html",
         amount=written(charge["amount"], charge["currency"]),
@@ -22,6 +23,7 @@ async def show(sandbox: Sandbox, request: Request) -> Response:
             ("Paid on", day(charge["created"])),
             ("Paid with", wording.card(charge["payment_method_details"])),
             ("Description", charge["description"] or "none"),
+            *([("Refunded", written(refunded, charge["currency"]))] if refunded else []),
             ("Reference", charge["id"]),
         ],
     )

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from app.sandbox.errors import ApiError
-from app.sandbox.pages import checkout, console, invoice, portal, portal_card, receipt
+from app.sandbox.pages import checkout, connect, console, invoice, portal, portal_card, receipt, three_d_secure
 from app.sandbox.pages.layout import notice
 from app.sandbox.sandbox import Sandbox
 
@@ -40,8 +40,16 @@ _PAGES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/i/{invoice}", invoice.pay),
     ("GET", "/i/{invoice}/authenticate", invoice.show_authentication),
     ("POST", "/i/{invoice}/authenticate", invoice.answer_authentication),
+    ("GET", "/3ds/{intent}", three_d_secure.show),
+    ("POST", "/3ds/{intent}", three_d_secure.answer),
     ("GET", "/receipts/{charge}", receipt.show),
     ("GET", "/pdf/{invoice}", invoice.pdf),
+    ("GET", "/credit_notes/{credit_note}/pdf", invoice.credit_note_pdf),
+    ("GET", "/oauth/authorize", connect.show_authorize),
+    ("POST", "/oauth/authorize", connect.answer_authorize),
+    ("GET", "/setup/s/{account}/{token}", connect.show_onboarding),
+    ("POST", "/setup/s/{account}/{token}", connect.answer_onboarding),
+    ("GET", "/express/{account}/{token}", connect.express),
 )
 
 
@@ -52,13 +60,19 @@ def page_routes(sandbox: Sandbox) -> list[BaseRoute]:
     ]
 
 
+def _home(sandbox: Sandbox, request: Request) -> Sandbox:
+    """Find whose session, intent or invoice the page is about: ids are nobody's twice."""
+    holders = (sandbox.holder(id) for id in request.path_params.values())
+    return sandbox.world(next((account for account in holders if account), None))
+
+
 def _guarded(sandbox: Sandbox, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """Let time pass first, and answer what the engine refuses with a page rather than Stripe's JSON."""
 
     async def answer(request: Request) -> Response:
         sandbox.tick()
         try:
-            return await handler(sandbox, request)
+            return await handler(_home(sandbox, request), request)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return notice(

@@ -1,6 +1,6 @@
 """Checkout Sessions: create, read, expire. What the buyer does on the page is in ``app.sandbox.checkout``."""
 
-from app.sandbox import catalog, checkout, lists, passing_time, payments
+from app.sandbox import catalog, checkout, checkout_totals, lists, passing_time, payments, taxes
 from app.sandbox.errors import ApiError, required
 from app.sandbox.metadata import merge
 from app.sandbox.periods import DAY
@@ -71,16 +71,13 @@ def create(sandbox: Sandbox, params: Row) -> Row:
     lines = [] if mode == "setup" else _lines(sandbox, mode, params)
     id = sandbox.new.mint("cs_test_")
     data = params.get("subscription_data", {})
-    trial = bool(data.get("trial_period_days") or data.get("trial_end"))
-    due = [line["amount_total"] for line in lines if not (trial and line["price"]["recurring"])]
-    total = None if mode == "setup" else sum(due)
     row: Row = {
         **_NULLS,
         **{name: params.get(name) for name in _ECHOED},
         "id": id,
         "object": "checkout.session",
-        "amount_subtotal": total,
-        "amount_total": total,
+        "amount_subtotal": None,
+        "amount_total": None,
         "automatic_tax": {
             "enabled": params.get("automatic_tax", {}).get("enabled", False),
             "liability": None,
@@ -121,11 +118,15 @@ def create(sandbox: Sandbox, params: Row) -> Row:
             "required": "never",
             **params.get("tax_id_collection", {}),
         },
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0} if mode != "setup" else None,
+        "total_details": None,
         "ui_mode": "hosted_page",
         "url": f"{sandbox.base_url}/c/pay/{id}",
         "_buyer": {"email": None, "name": None},
+        "_code": "",
         "_customer": None,
+        "_default_tax_rates": taxes.chosen(
+            sandbox, data.get("default_tax_rates"), at="subscription_data[default_tax_rates]"
+        ),
         "_intent": None,
         "_line_items": lines,
         "_payment_intent_data": params.get("payment_intent_data", {}),
@@ -133,6 +134,9 @@ def create(sandbox: Sandbox, params: Row) -> Row:
         "_subscription_data": data,
     }
     merge(row, params)
+    if mode != "setup":
+        checkout_totals.recount(sandbox, row)
+        _discount(sandbox, row, params)
     return sandbox.insert(row)
 
 
@@ -171,6 +175,22 @@ def line_items(sandbox: Sandbox, params: Row, session: str) -> Row:
     return lists.embedded(row["_line_items"], params, f"/v1/checkout/sessions/{session}/line_items")
 
 
+def _discount(sandbox: Sandbox, row: Row, params: Row) -> None:
+    """Apply the one coupon or promotion code that a session may come with."""
+    wanted = params.get("discounts")
+    if not wanted:
+        return
+    if params.get("allow_promotion_codes"):
+        raise ApiError(
+            "You may only specify one of these parameters: allow_promotion_codes, discounts.", param="discounts"
+        )
+    if len(wanted) > 1:
+        raise ApiError("You can only apply one discount to a Checkout Session.", param="discounts")
+    checkout_totals.check(sandbox, row, wanted)
+    row["discounts"] = [{"coupon": None, "promotion_code": None, **wanted[0]}]
+    checkout_totals.recount(sandbox, row)
+
+
 def _check_mode(mode: str, params: Row) -> None:
     for name, belongs in (
         ("subscription_data", "subscription"),
@@ -179,6 +199,8 @@ def _check_mode(mode: str, params: Row) -> None:
     ):
         if name in params and mode != belongs:
             raise ApiError(f"You can not pass `{name}` in `{mode}` mode.", param=name)
+    if mode == "setup" and "discounts" in params:
+        raise ApiError("You can not pass `discounts` in `setup` mode.", param="discounts")
     if mode == "setup" and "line_items" in params:
         raise ApiError("You can not pass `line_items` in `setup` mode.", param="line_items")
     if mode != "setup" and not params.get("line_items"):
@@ -215,7 +237,7 @@ def _lines(sandbox: Sandbox, mode: str, params: Row) -> list[Row]:
                     "or use only one-time prices."
                 )
             recurring.append(price)
-        lines.append(checkout.line_item(sandbox, price, wanted["quantity"], wanted))
+        lines.append(checkout.line_item(sandbox, price, wanted["quantity"], wanted, at=at))
     if len({line["currency"] for line in lines}) > 1:
         raise ApiError("All line items must have the same currency.", param="line_items")
     if mode == "subscription":

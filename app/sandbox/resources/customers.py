@@ -2,14 +2,14 @@
 
 import re
 
-from app.sandbox import lists, subscriptions
+from app.sandbox import clocks, customer_balance, lists, subscriptions
 from app.sandbox.errors import ApiError, missing
 from app.sandbox.metadata import merge
-from app.sandbox.resources import payment_methods
+from app.sandbox.resources import payment_methods, tax_ids
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.store import Row
 
-_SETTABLE = ("balance", "description", "email", "name", "phone", "preferred_locales", "shipping", "tax_exempt")
+_SETTABLE = ("description", "email", "name", "phone", "preferred_locales", "shipping", "tax_exempt")
 _ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
 
 
@@ -42,7 +42,7 @@ def create(sandbox: Sandbox, params: Row) -> Row:
         "preferred_locales": [],
         "shipping": None,
         "tax_exempt": "none",
-        "test_clock": None,
+        "test_clock": _clock(sandbox, params),
     }
     sandbox.insert(row)
     method = params.get("payment_method")
@@ -50,12 +50,14 @@ def create(sandbox: Sandbox, params: Row) -> Row:
     if method is None or settings.get("default_payment_method") != method:
         _set(sandbox, row, params)
         sandbox.emit("customer.created", row)
+        _add_tax_ids(sandbox, row, params)
         if method is not None:
             payment_methods.attach(sandbox, {"customer": row["id"]}, method)
         return row
     # The new default becomes attached in this same request, so it can't be checked before.
     _set(sandbox, row, params | {"invoice_settings": {}})
     sandbox.emit("customer.created", row)
+    _add_tax_ids(sandbox, row, params)
     attached = payment_methods.attach(sandbox, {"customer": row["id"]}, method)
     with sandbox.updating("customer.updated", row):
         row["invoice_settings"]["default_payment_method"] = attached["id"]
@@ -83,6 +85,9 @@ def delete(sandbox: Sandbox, _params: Row, customer: str) -> Row:
     for subscription in sandbox.rows("subscription"):
         if subscription["customer"] == customer and subscription["status"] not in subscriptions.TERMINAL:
             subscriptions.end(sandbox, sandbox.get("subscription", subscription["id"]), reason="cancellation_requested")
+    for held in sandbox.rows("tax_id"):
+        if held["customer"] == customer:
+            tax_ids.delete(sandbox, {}, customer, held["id"])
     for method in sandbox.rows("payment_method"):
         if method["customer"] == customer:
             payment_methods.detach(sandbox, {}, method["id"])
@@ -98,7 +103,11 @@ def list_(sandbox: Sandbox, params: Row) -> Row:
         "customer",
         params,
         "/v1/customers",
-        lambda row: lists.matches(row, params, "email") and lists.within(row["created"], params.get("created")),
+        lambda row: (
+            lists.matches(row, params, "email")
+            and row["test_clock"] == params.get("test_clock")
+            and lists.within(row["created"], params.get("created"))
+        ),
     )
 
 
@@ -112,10 +121,30 @@ def subscriptions_of(sandbox: Sandbox, customer: Row) -> Row:
     return lists.sublist(live, f"/v1/customers/{customer['id']}/subscriptions")
 
 
+def _clock(sandbox: Sandbox, params: Row) -> str | None:
+    if "test_clock" not in params:
+        return None
+    clock: str = sandbox.get(clocks.KIND, params["test_clock"], param="test_clock", status=400)["id"]
+    return clock
+
+
+def _add_tax_ids(sandbox: Sandbox, row: Row, params: Row) -> None:
+    for index, entry in enumerate(params.get("tax_id_data", [])):
+        tax_ids.add(sandbox, entry, row["id"], at=f"tax_id_data[{index}]")
+
+
 def _set(sandbox: Sandbox, row: Row, params: Row) -> None:
     for name in _SETTABLE:
         if name in params:
             row[name] = params[name]
+    if params.get("balance", row["balance"]) != row["balance"]:
+        customer_balance.move(
+            sandbox,
+            row,
+            params["balance"] - row["balance"],
+            type="adjustment",
+            currency=row["currency"] or "usd",
+        )
     row["tax_exempt"] = row["tax_exempt"] or "none"  # which is what emptying it means
     if "address" in params:
         row["address"] = None if params["address"] is None else {**_ADDRESS, **params["address"]}

@@ -48,7 +48,8 @@ def list_(sandbox: Sandbox, params: Row) -> Row:
         params,
         "/v1/prices",
         lambda row: (
-            lists.matches(row, params, "active", "currency", "product", "type")
+            not row.get("_hidden")
+            and lists.matches(row, params, "active", "currency", "product", "type")
             and lists.within(row["created"], params.get("created"))
             and ("lookup_keys" not in params or row["lookup_key"] in params["lookup_keys"])
             and all((row["recurring"] or {}).get(name) == value for name, value in recurring.items())

@@ -49,7 +49,8 @@ def list_(sandbox: Sandbox, params: Row) -> Row:
         params,
         "/v1/products",
         lambda row: (
-            lists.matches(row, params, "active", "shippable", "url", "type")
+            not row.get("_hidden")
+            and lists.matches(row, params, "active", "shippable", "url", "type")
             and lists.within(row["created"], params.get("created"))
             and ("ids" not in params or row["id"] in params["ids"])
         ),

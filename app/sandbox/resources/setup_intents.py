@@ -62,6 +62,7 @@ def create(sandbox: Sandbox, params: Row) -> Row:
     _set(sandbox, row, params)
     sandbox.emit("setup_intent.created", row)
     if params.get("confirm"):
+        row["_return_url"] = params.get("return_url")
         confirm_with(sandbox, row, _method(sandbox, row))
     return row
 
@@ -98,6 +99,7 @@ def confirm(sandbox: Sandbox, params: Row, setup_intent: str) -> Row:
     if row["status"] == "canceled":
         raise _state("You cannot confirm this SetupIntent because it has been canceled.", row)
     _set(sandbox, row, params)
+    row["_return_url"] = params.get("return_url")
     confirm_with(sandbox, row, _method(sandbox, row))
     return row
 
@@ -122,7 +124,7 @@ def confirm_with(sandbox: Sandbox, row: Row, method: Row, *, authenticated: bool
     card = cards.BY_NUMBER[method["_number"]]
     if payments.needs_authentication(card, method, off_session=False, authenticated=authenticated):
         row.update(status="requires_action", payment_method=method["id"])
-        row["next_action"] = {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}
+        row["next_action"] = payments.next_action(sandbox, row)
         sandbox.emit("setup_intent.requires_action", row)
         return False
     row["latest_attempt"] = sandbox.new.mint("setatt_")

@@ -18,6 +18,7 @@ def create(sandbox: Sandbox, params: Row) -> Row:
     row = sandbox.add_webhook_endpoint(_url(params["url"]), enabled_events=params["enabled_events"])
     row["api_version"] = params.get("api_version")
     row["description"] = params.get("description")
+    row["_connect"] = params.get("connect", False)
     merge(row, params)
     return {**row, "secret": row["_secret"]}
 
@@ -57,7 +58,7 @@ def _stop(sandbox: Sandbox, endpoint: str) -> None:
     """End the retries to an endpoint that is no longer served."""
     for delivery in sandbox.pending_deliveries():
         if delivery["webhook_endpoint"] == endpoint:
-            sandbox.get("_delivery", delivery["id"])["status"] = "failed"
+            sandbox.drop(delivery)
 
 
 def _url(url: str) -> str:
