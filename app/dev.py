@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,9 +32,10 @@ from app.main import create_app
 from app.migrate import upgrade
 from app.observability import configure_logging
 from app.provider.stripe import StripeProvider
+from app.sandbox import thin_events
 from app.sandbox.app import create_sandbox
 from app.sandbox.sandbox import Sandbox
-from app.services import catalog, identity
+from app.services import identity, plans_apply, plans_file
 from app.settings import Settings
 
 API_PORT = 8000
@@ -223,12 +225,18 @@ class _Dev:
         """Have the sandbox deliver to this run's port; what an earlier run left undelivered goes there too."""
         sandbox: Sandbox = app.state.sandbox
         url = f"http://127.0.0.1:{self.kept.api_port}{self.settings.api_prefix}/webhook"
-        ours = [row for row in sandbox.rows("webhook_endpoint") if row["_secret"] == self.kept.webhook_secret]
-        if not ours:
-            sandbox.add_webhook_endpoint(url, secret=self.kept.webhook_secret)
-            return
-        with sandbox.transaction():
-            sandbox.get("webhook_endpoint", ours[0]["id"])["url"] = url
+        secret = self.kept.webhook_secret
+        # Snapshots of what changed go to the one, notes on usage that could not be billed to the other.
+        for kind, address, add in (
+            ("webhook_endpoint", "url", sandbox.add_webhook_endpoint),
+            (thin_events.DESTINATION, "_url", partial(thin_events.add_destination, sandbox)),
+        ):
+            ours = [row for row in sandbox.rows(kind) if row["_secret"] == secret]
+            if not ours:
+                add(url, secret)
+                continue
+            with sandbox.transaction():
+                sandbox.get(kind, ours[0]["id"])[address] = url
 
     async def _prepare(self) -> None:
         """Bring the sandbox's catalogue in line with plans.yaml and have a service key to show."""
@@ -248,14 +256,14 @@ class _Dev:
     async def _apply_plans(self, sessions: Sessions) -> None:
         """Without prices nothing can be sold. A Stripe that can't be asked now is no reason not to start."""
         say("applying", str(self.settings.plans_file), "to", "the sandbox" if self.sandboxed else "Stripe's test mode")
-        plans = catalog.load(self.settings.plans_file)
+        plans = plans_file.load(self.settings.plans_file)
         key = self.settings.stripe_secret_key.get_secret_value()
         try:
             async with (
                 StripeProvider(key, base_url=self.settings.stripe_api_base) as provider,
                 transaction(sessions) as session,
             ):
-                await catalog.apply(session, provider, plans, livemode=False)
+                await plans_apply.apply(session, provider, plans)
         except BillingError as error:
             say("that failed:", error.message, "Try `billhook plans apply` later.")
 

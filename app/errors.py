@@ -49,6 +49,11 @@ class BillingError(Exception):
         self.decline_code = decline_code
         self.provider_request_id = provider_request_id
 
+    @property
+    def status_code(self) -> int:
+        """`status`, by the name that clients of payment APIs look for."""
+        return self.status
+
 
 class InvalidRequestError(BillingError):
     status = 422

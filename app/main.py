@@ -15,24 +15,37 @@ from starlette.staticfiles import StaticFiles
 
 from app.api import (
     audit,
+    balance,
     catalog,
     checkout,
+    customers,
+    disputes,
     docs,
     entitlements,
     events,
     health,
     invoices,
     payment_methods,
+    payments,
     portal,
+    prices,
     problems,
+    products,
+    recent_payments,
     reconcile,
+    refunds,
     subscriptions,
+    subscriptions_changes,
+    subscriptions_operators,
+    tax_ids,
     timeline,
+    usage,
 )
 from app.api.access_log import AccessLogMiddleware
 from app.api.api_calls import ApiCallsMiddleware
 from app.api.body_limit import BodyLimitMiddleware
 from app.api.body_reader import BodyReader
+from app.api.caching import ConditionalReadsMiddleware
 from app.api.cors import OriginsMiddleware
 from app.api.deps import State, check_parameters
 from app.api.headers import SecurityHeadersMiddleware
@@ -50,8 +63,8 @@ from app.observability import LineLog
 from app.provider.protocol import BillingProvider
 from app.provider.stripe import StripeProvider
 from app.redis import create_redis
-from app.services.catalog import load
 from app.services.jwks import Jwks
+from app.services.plans_file import load
 from app.services.receiver import STORE_SECONDS, Receiver
 from app.settings import Settings
 from app.web import storefront
@@ -66,7 +79,11 @@ MAX_BODY_BYTES = 64 * 1024
 RESTART_SECONDS = 1.0
 
 ROUTERS = (
-    *(catalog, checkout, portal, subscriptions, entitlements, payment_methods, invoices),
+    *(catalog, checkout, portal, subscriptions, entitlements, usage, payment_methods, invoices),
+    *(subscriptions_changes, subscriptions_operators),
+    *(payments, recent_payments, refunds, disputes, balance),
+    *(products, prices),
+    *(customers, tax_ids),
     *(events, timeline, audit, reconcile),
 )
 
@@ -130,7 +147,9 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(OriginsMiddleware, origins=settings.cors_origins),
         Middleware(ApiCallsMiddleware),
         Middleware(ProblemsMiddleware),
-        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES),
+        Middleware(
+            BodyLimitMiddleware, limit=MAX_BODY_BYTES, larger={f"{prefix}/usage/events": usage.MAX_BATCH_BYTES}
+        ),
         Middleware(
             RateLimitMiddleware,
             prefix=prefix,
@@ -138,6 +157,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             per_minute_for_keys=settings.rate_limit_per_minute_for_keys,
         ),
         Middleware(IdempotencyMiddleware, prefix=prefix),
+        Middleware(ConditionalReadsMiddleware, prefix=prefix),
     ]
 
 

@@ -145,6 +145,18 @@ reconcile_unrepaired = Gauge(
 reconcile_finished = Gauge(
     "billing_reconcile_last_timestamp_seconds", "When the latest full comparison with Stripe ended", registry=registry
 )
+usage_recorded = Counter(
+    "billing_usage_events_recorded", "Usage events by meter and outcome", ["meter", "outcome"], registry=registry
+)  # accepted, duplicate, refused
+usage_forwarded = Counter(
+    "billing_usage_events_forwarded", "Tries to tell Stripe of usage, by outcome", ["outcome"], registry=registry
+)  # sent, canceled, failed, put_off
+usage_backlog = Gauge(
+    "billing_usage_backlog", "Usage events Stripe has not taken (or given back) by state", ["state"], registry=registry
+)
+usage_oldest_seconds = Gauge(
+    "billing_usage_oldest_seconds", "How long the oldest usage event waits to be sent", registry=registry
+)
 idempotent_replays = Counter("billing_idempotent_replays", "Requests answered from an earlier one", registry=registry)
 provider_seconds = Histogram(
     "billing_stripe_request_duration_seconds", "Time Stripe took", ["verb", "resource", "outcome"], registry=registry

@@ -21,6 +21,18 @@ def currency_exponent(currency: str) -> int:
     return 3 if code in THREE_DECIMAL else 2
 
 
+def charge_step(currency: str) -> int:
+    """What amounts in minor units of `currency` must be a multiple of for Stripe to charge them: 1, 10 or 100.
+
+    Card networks know no third decimal, and no hundredths of these two (docs.stripe.com/currencies, "three-decimal
+    currencies" and "special cases").
+    """
+    code = currency.lower()
+    if code in {"isk", "ugx"}:
+        return 100
+    return 10 if code in THREE_DECIMAL else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """`amount` in the currency's minor unit; `currency` in lower case, as Stripe writes it."""

@@ -15,8 +15,7 @@ from app.provider.stripe import StripeProvider
 from app.sandbox import checkout as hosted
 from app.sandbox.cards import Card
 from app.sandbox.sandbox import Sandbox
-from app.services import catalog as catalogs
-from app.services import checkout
+from app.services import checkout, plans_apply
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
 from app.services.mirror import Origin
@@ -49,9 +48,9 @@ class Account:
         self._deliveries = 0
         self.inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=12)
 
-    async def apply_plans(self) -> list[catalogs.Change]:
+    async def apply_plans(self) -> list[plans_apply.Change]:
         async with transaction(self.sessions) as session:
-            return await catalogs.apply(session, self.provider, self.plans, livemode=False)
+            return await plans_apply.apply(session, self.provider, self.plans)
 
     async def open_checkout(self, buyer: Buyer = ADA, plan: str = "pro", **more: Any) -> models.CheckoutSession:
         asked = {
@@ -129,7 +128,10 @@ class Account:
     async def state(self) -> dict[str, list[dict[str, Any]]]:
         """All mirrored rows without what tells how they came about."""
         hidden = {"id", "customer_id", "synced_at", "revision"}
-        mirrored = (models.Customer, models.Subscription, models.Invoice, models.PaymentMethod, models.CheckoutSession)
+        mirrored = (
+            *(models.Customer, models.Subscription, models.Invoice, models.PaymentMethod, models.CheckoutSession),
+            *(models.PaymentIntent, models.Charge, models.Refund, models.Dispute),
+        )
         return {
             model.__name__: [
                 {c.key: getattr(row, c.key) for c in model.__table__.columns if c.key not in hidden}

@@ -10,6 +10,7 @@ from app import models
 from app.errors import UnavailableError
 from app.models import Difference, ReconcileRun
 from app.provider.stripe import StripeProvider
+from app.services.reconcile.lists import LISTS
 from app.worker.reconcile import reconcile
 
 OWN_TABLES = {"reconcile_runs", "reconcile_differences"}
@@ -19,6 +20,12 @@ async def compare(account: Account, *, repair: bool = False, provider: Any = Non
     """A comparison that waits for nothing."""
     asked = {"actor": "cli", "since": None, "patience": 0, **more}
     return await reconcile(account.sessions, provider or account.provider, repair=repair, **asked)
+
+
+def listed(account: Account) -> int:
+    """How many objects Stripe's lists show, the customers' payment methods among them."""
+    rows = [row for name in LISTS for row in account.sandbox.rows(name) if not row.get("_hidden")]
+    return len(rows) + sum(1 for row in account.sandbox.rows("payment_method") if row["customer"])
 
 
 async def found(account: Account, run: ReconcileRun) -> list[Difference]:

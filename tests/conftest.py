@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from billing import Account
 from redis.asyncio import Redis
 from sqlalchemy import make_url, text
@@ -19,7 +20,8 @@ from app.provider.stripe import StripeProvider
 from app.redis import create_redis
 from app.sandbox.app import create_sandbox
 from app.sandbox.sandbox import Sandbox
-from app.services.catalog import Catalog, load
+from app.services.catalog import Catalog
+from app.services.plans_file import load
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,15 @@ SANDBOX_URL = "http://sandbox.test"
 PUBLIC_URL = "http://billhook.test"
 
 _numbers = itertools.count(1)
+
+# By default tracebacks are drawn with all their variables, which takes seconds for each.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")

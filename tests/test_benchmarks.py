@@ -99,3 +99,22 @@ def test_the_load_generator_sends_each_request_once_and_tells_every_kind_of_end_
     assert sorted(seen) == texts[10:]
     assert (found["answers"], found["lost"], found["next"]) == ({"200": 40, "503": 5}, 5, 60)
     assert 0 < found["p50"] <= found["p90"] <= found["p99"] <= found["max"] <= found["seconds"] * 1000
+
+
+@pytest.mark.timeout(300)
+def test_every_rung_of_the_usage_benchmark_stores_and_counts_what_it_acknowledges(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    run = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, ROOT / "benchmarks" / "usage" / "run.py", "--quick", "--json", result],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    measured = json.loads(result.read_text())
+    assert {cell["rung"] for cell in measured["cells"]} == {"insert-batch", "batch", "insert-single", "single"}
+    assert all(cell["rows"] > 0 and cell["wrong"] is None for cell in measured["cells"])
+    assert set(measured["shares"]) == {"batch at 1", "batch at 4", "single at 1", "single at 16"}

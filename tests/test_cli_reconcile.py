@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from billing import Account
 from chaos.promises import differences
-from comparing import dump
+from comparing import dump, listed
 from processes import start
 from rich.console import Console
 from sqlalchemy import func, update
@@ -109,7 +109,7 @@ async def test_cron_learns_of_drift_by_the_exit_code(told: Told, account: Accoun
     code, lines = await told("reconcile")
     assert code == 1
     *found, summary = lines
-    assert summary == "4 compared, 2 different, 0 mended."
+    assert summary == f"{listed(account)} compared, 2 different, 0 mended."
     [event, subscription] = [line.split("\t") for line in found]
     assert (event[0], event[3]) == ("event", "event_missing")
     assert subscription[:4] == ["subscription", row["id"], row["customer"], "event_missing"]
@@ -117,10 +117,10 @@ async def test_cron_learns_of_drift_by_the_exit_code(told: Told, account: Accoun
     assert await dump(account) == before
 
     code, lines = await told("reconcile", "--repair")
-    assert (code, lines[-1]) == (0, "4 compared, 2 different, 2 mended.")
+    assert (code, lines[-1]) == (0, f"{listed(account)} compared, 2 different, 2 mended.")
     assert [line.split("\t")[-1] for line in lines[:-1]] == ["mended", "mended"]
     assert await differences(account, account.events()) == []
-    assert await told("reconcile", "--since", "7d") == (0, ["5 compared, 0 different, 0 mended."])
+    assert await told("reconcile", "--since", "7d") == (0, [f"{listed(account) + 1} compared, 0 different, 0 mended."])
 
 
 async def test_what_keeps_it_from_finishing_is_no_drift(told: Told, stripe: Stripe, account: Account) -> None:
@@ -130,7 +130,7 @@ async def test_what_keeps_it_from_finishing_is_no_drift(told: Told, stripe: Stri
     assert await told("reconcile", "--repair") == (2, ["billhook: Stripe is not reachable."])
     stripe.broken = None
     code, lines = await told("reconcile", "--repair")
-    assert (code, lines[-1]) == (0, "1 compared, 1 different, 1 mended.")
+    assert (code, lines[-1]) == (0, f"{listed(account)} compared, 1 different, 1 mended.")
     [run] = await account.all(ReconcileRun)
     assert (run.status, run.error) == ("done", None)
     code, lines = await told("reconcile", "--since", "yesterday")
@@ -144,7 +144,7 @@ async def test_without_redis_it_takes_longer_but_finds_the_same(
         customers.create(account.sandbox, {})
     told = Told(environment | {"REDIS_URL": "unix:///nowhere"}, tmp_path / "log")
     code, lines = await told("reconcile")
-    assert (code, lines[-1]) == (1, "1 compared, 1 different, 0 mended.")
+    assert (code, lines[-1]) == (1, f"{listed(account)} compared, 1 different, 0 mended.")
 
 
 async def test_settings_that_do_not_hold_are_no_drift(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_what_kill_9_interrupted_goes_on(
     assert (code, lines) == (2, ["billhook: Another comparison with Stripe is under way."])
     await touch(account, ago=LEASE)
     code, lines = await told("reconcile", "--repair")
-    assert (code, lines[-1]) == (0, "130 compared, 130 different, 130 mended.")
+    assert (code, lines[-1]) == (0, f"{listed(account)} compared, 130 different, 130 mended.")
     assert len(await account.all(ReconcileRun)) == 1
     assert len(await account.all(Difference)) == 130
     assert len(await account.all(models.Customer)) == 130

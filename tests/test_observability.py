@@ -59,10 +59,11 @@ def test_what_is_no_secret_stays(harmless: Any) -> None:
 def own_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers, root.level
+    configured = structlog.get_config()
     yield
     root.handlers, _ = before
     root.setLevel(before[1])
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 @pytest.mark.usefixtures("own_logging")

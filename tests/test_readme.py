@@ -5,17 +5,16 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from printed_samples import DOTS, mismatch
 from processes import running_dev
 
 README = Path(__file__).parent.parent / "README.md"
 STEPS = 5
-DOTS = "…"
-UNIX_TIME = 1_000_000_000
 WEBHOOK_SECONDS = 10.0
 
 
@@ -37,25 +36,6 @@ def steps() -> list[tuple[str, list[tuple[str, Any]]]]:
                 commands[-1] = (commands[-1][0], json.loads(body))
         found.append((part.splitlines()[0], commands))
     return found
-
-
-def mismatch(shown: Any, got: Any, path: str = "$") -> str | None:
-    """Where `got` is not what the README shows. "…" stands for anything, and moments differ from day to day."""
-    if isinstance(shown, dict) and isinstance(got, dict) and (DOTS in shown or shown.keys() == got.keys()):
-        return _first(mismatch(shown[key], got.get(key, KeyError), f"{path}.{key}") for key in shown if key != DOTS)
-    if isinstance(shown, list) and isinstance(got, list) and len(shown) == len(got):
-        return _first(mismatch(*pair, f"{path}[]") for pair in zip(shown, got, strict=True))
-    if isinstance(shown, str) and isinstance(got, str):
-        same = re.fullmatch(".*".join(re.escape(part) for part in shown.split(DOTS)), got) is not None
-    elif isinstance(shown, int) and isinstance(got, int) and shown > UNIX_TIME:
-        same = got > UNIX_TIME
-    else:
-        same = shown == got and type(shown) is type(got)
-    return None if same else f"{path}: {got!r} instead of {shown!r}"
-
-
-def _first(found: Iterable[str | None]) -> str | None:
-    return next((one for one in found if one), None)
 
 
 def test_the_comparison_can_fail() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.values import THREE_DECIMAL, ZERO_DECIMAL, Money, currency_exponent
+from app.values import THREE_DECIMAL, ZERO_DECIMAL, Money, charge_step, currency_exponent
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_nothing_is_lost_on_the_way(amount: int, currency: str) -> None:
 
 def test_no_currency_is_in_two_tables() -> None:
     assert not ZERO_DECIMAL & THREE_DECIMAL
+
+
+@pytest.mark.parametrize(
+    ("currency", "step"), [("usd", 1), ("jpy", 1), ("kwd", 10), ("KWD", 10), ("isk", 100), ("ugx", 100)]
+)
+def test_stripe_charges_in_steps_that_card_networks_know(currency: str, step: int) -> None:
+    assert charge_step(currency) == step

@@ -47,7 +47,7 @@ class ApiCallsMiddleware:
 async def _write(scope: Scope, status: int, *, repeated: bool) -> None:
     user_id, route, actor = scope.get(USER_MEANT), route_of(scope), auth.actor_of(scope)
     if repeated:
-        # No route has seen this one. Those that change something for a user have no parameters in their path.
+        # No route has seen this one, so that its path is all there is to say where it went.
         caller = await auth.authenticate(scope)
         user_id = caller.user_id if isinstance(caller, User) else Request(scope).query_params.get("user_id")
         route = scope["path"]

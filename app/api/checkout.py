@@ -2,17 +2,20 @@
 
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 from pydantic import Field, model_validator
 
 from app.api import problems, redirects
+from app.api.caching import never_stored
 from app.api.deps import ActorDep, CatalogDep, ProviderDep, ReadUserDep, RedisDep, SessionDep, SettingsDep, WriteUserDep
 from app.api.paging import MAX_ID_LENGTH
 from app.api.schemas import Input, Output
-from app.api.subscriptions import SubscriptionRead
+from app.api.subscriptions_shapes import SubscriptionRead, show_one
 from app.errors import UnavailableError
-from app.services import checkout, subscriptions
+from app.services import checkout
+from app.services.catalog import Interval
 from app.services.customers import Buyer
+from app.services.subscriptions import reading
 
 router = APIRouter(prefix="/checkout/session", tags=["Checkout"])
 
@@ -22,6 +25,9 @@ class CheckoutSessionCreate(Input):
 
     plan: str | None = Field(default=None, max_length=40, description="A key of GET /plans", examples=["pro"])
     price_id: str | None = Field(default=None, max_length=MAX_ID_LENGTH, description="Or the price it stands for")
+    interval: Interval | None = Field(
+        default=None, description="By which of the plan's `prices` it is bought; by the first unless said"
+    )
     success_url: str = Field(
         description="Where the buyer lands after paying; Stripe puts the session's id for `{CHECKOUT_SESSION_ID}`",
         examples=["https://app.example.com/billing?session_id={CHECKOUT_SESSION_ID}"],
@@ -38,6 +44,8 @@ class CheckoutSessionCreate(Input):
     def _names_one_thing(self) -> Self:
         if (self.plan is None) == (self.price_id is None):
             raise ValueError("Send exactly one of plan and price_id")
+        if self.price_id is not None and self.interval is not None:
+            raise ValueError("A price_id says its interval itself")
         return self
 
 
@@ -62,7 +70,9 @@ class CheckoutSessionRead(Output):
     "",
     responses={
         404: {"description": "`plan_not_found` or `price_not_found`"},
-        409: {"description": "`already_subscribed`; or `checkout_in_progress`, which can be retried"},
+        409: {
+            "description": "`already_subscribed`, `customer_deleted`; or `checkout_in_progress`, which can be retried"
+        },
         **problems.FROM_STRIPE,
     },
 )
@@ -90,6 +100,7 @@ async def create_checkout_session(
         user=Buyer(user_id=user.user_id, email=user.email, name=user.name),
         plan=body.plan,
         price_id=body.price_id,
+        interval=body.interval,
         quantity=body.quantity,
         success_url=body.success_url,
         cancel_url=body.cancel_url,
@@ -107,6 +118,7 @@ async def create_checkout_session(
         404: {"description": "`checkout_session_not_found`"},
         **problems.FROM_STRIPE,
     },
+    dependencies=[Depends(never_stored)],
 )
 async def get_checkout_session(
     *,
@@ -119,7 +131,7 @@ async def get_checkout_session(
 ) -> CheckoutSessionRead:
     """How a purchase stands, right at once: it asks Stripe and never waits for a webhook."""
     row = await checkout.get_session(session, provider, user_id=user.user_id, session_id=session_id, actor=actor)
-    bought = await subscriptions.current(session, user.user_id) if row.subscription else None
+    bought = await reading.current(session, user.user_id) if row.subscription else None
     return CheckoutSessionRead(
         session_id=row.stripe_id,
         status=row.status,
@@ -127,5 +139,5 @@ async def get_checkout_session(
         mode=row.mode,
         url=row.url,
         expires_at=row.expires_at,
-        subscription=None if bought is None else SubscriptionRead.of(bought, catalog),
+        subscription=None if bought is None else await show_one(session, catalog, bought),
     )

@@ -20,9 +20,9 @@ class OriginsMiddleware(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
-            allow_headers=("Authorization", "Idempotency-Key", "X-Request-ID"),
+            allow_headers=("Authorization", "Idempotency-Key", "If-None-Match", "X-Request-ID"),
             expose_headers=(
-                *("Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
+                *("ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
                 "X-Request-ID",
             ),
         )

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, TypedDict
 from uuid import uuid4
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
@@ -44,6 +44,11 @@ async def get_settings(request: Request) -> Settings:
     return settings
 
 
+async def get_sessions(request: Request) -> Sessions:
+    sessions: Sessions = request.state.sessions
+    return sessions
+
+
 async def get_provider(request: Request) -> BillingProvider:
     provider: BillingProvider = request.state.provider
     return provider
@@ -81,6 +86,8 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
+SessionsDep = Annotated[Sessions, Depends(get_sessions)]
+"""For what takes several transactions; all else is one, in `SessionDep`."""
 ProviderDep = Annotated[BillingProvider, Depends(get_provider)]
 RedisDep = Annotated[Redis, Depends(get_redis)]
 CatalogDep = Annotated[Catalog, Depends(get_catalog)]
@@ -153,22 +160,29 @@ def user_meant(caller: Caller, scope: Scope, user_id: str | None) -> User:
     return User(user_id=user_id)
 
 
-async def get_operator(request: Request, _key: DescribedKey) -> ServiceKey:
-    caller = await auth.authenticate(request.scope)
-    if isinstance(caller, User):
-        raise PermissionDeniedError("This needs a service key with the scope `operator`.")
-    _require(caller, "operator")
-    return caller
+def key_with(*scopes: Scope) -> Callable[..., Awaitable[ServiceKey]]:
+    """A dependency: a service key with one of `scopes`, and nobody's own token."""
+
+    async def get_key(request: Request, _key: DescribedKey) -> ServiceKey:
+        caller = await auth.authenticate(request.scope)
+        if isinstance(caller, User):
+            raise PermissionDeniedError(f"This needs a service key with the scope `{scopes[0]}`.")
+        _require(caller, *scopes)
+        return caller
+
+    return get_key
 
 
-def _require(key: ServiceKey, scope: Scope) -> None:
-    if scope not in key.scopes:
-        raise PermissionDeniedError(f"This needs a service key with the scope `{scope}`.")
+def _require(key: ServiceKey, *scopes: Scope) -> None:
+    if key.scopes.isdisjoint(scopes):
+        raise PermissionDeniedError(f"This needs a service key with the scope `{scopes[0]}`.")
 
 
 ReadUserDep = Annotated[User, Depends(user_with("billing:read"))]
 WriteUserDep = Annotated[User, Depends(user_with("billing:write"))]
-OperatorDep = Annotated[ServiceKey, Depends(get_operator)]
+ReadKeyDep = Annotated[ServiceKey, Depends(key_with("billing:read"))]
+WriteKeyDep = Annotated[ServiceKey, Depends(key_with("billing:write"))]
+OperatorDep = Annotated[ServiceKey, Depends(key_with("operator"))]
 
 
 async def get_idempotency_key(request: Request) -> str:
@@ -178,3 +192,13 @@ async def get_idempotency_key(request: Request) -> str:
 
 
 IdempotencyKeyDep = Annotated[str, Depends(get_idempotency_key)]
+
+
+async def get_required_idempotency_key(
+    key: IdempotencyKeyDep, _given: Annotated[str, Header(alias="Idempotency-Key")]
+) -> str:
+    """For what moves money or credits: a request that could be repeated by accident is refused."""
+    return key
+
+
+RequiredIdempotencyKeyDep = Annotated[str, Depends(get_required_idempotency_key)]

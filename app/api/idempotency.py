@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import observability
 from app.api import auth, problems
-from app.api.deps import DERIVED_KEY
+from app.api.deps import DERIVED_KEY, USER_MEANT
 from app.db import Sessions, transaction
-from app.errors import BillingError, ConflictError, InvalidRequestError
+from app.errors import BillingError, ConflictError, InvalidRequestError, NotFoundError
 from app.models import IdempotencyKey
 
 log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class IdempotencyMiddleware:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or scope.get(problems.RETRYABLE):
             await _release(sessions, claim)
         else:
-            await _store(sessions, claim, messages)
+            await _store(sessions, claim, messages, about=scope.get(USER_MEANT))
         for message in messages:
             await send(message)
 
@@ -153,7 +153,14 @@ async def _claim(sessions: Sessions, claim: Claim, fingerprint: bytes) -> Respon
     Raises InvalidRequestError when the key came with another request, ConflictError while the first one runs.
     """
     row = {"caller": claim.caller, "key": claim.key, "fingerprint": fingerprint, "owner": claim.owner}
-    fresh = {"status": None, "headers": None, "body": None, "created_at": func.now(), "locked_at": func.now()}
+    fresh = {
+        "status": None,
+        "headers": None,
+        "body": None,
+        "user_id": None,
+        "created_at": func.now(),
+        "locked_at": func.now(),
+    }
     expired = IdempotencyKey.created_at < func.now() - KEPT_FOR
     abandoned = (
         IdempotencyKey.status.is_(None)
@@ -181,19 +188,22 @@ async def _claim(sessions: Sessions, claim: Claim, fingerprint: bytes) -> Respon
         running = ConflictError("The first request with this key is still running.", code="idempotency_key_in_use")
         running.retryable = True
         raise running
+    if first.body is None:
+        raise NotFoundError("The answer was erased, with the customer it told of.", code="answer_erased")
     response = Response(first.body, first.status)
     response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in first.headers or []]
     response.headers["Idempotent-Replayed"] = "true"
     return response
 
 
-async def _store(sessions: Sessions, claim: Claim, messages: list[Message]) -> None:
+async def _store(sessions: Sessions, claim: Claim, messages: list[Message], *, about: str | None) -> None:
     """Keep the answer. If that fails the work is done all the same, and so is the answer: the claim times out."""
     start, *rest = messages
     headers = Headers(raw=start["headers"])
     kept = [[name, headers[name]] for name in _REPLAYED_HEADERS if name in headers]
     body = b"".join(message.get("body", b"") for message in rest)
-    statement = update(IdempotencyKey).where(*claim.mine).values(status=start["status"], headers=kept, body=body)
+    answer = {"status": start["status"], "headers": kept, "body": body, "user_id": about}
+    statement = update(IdempotencyKey).where(*claim.mine).values(answer)
     try:
         async with transaction(sessions) as session:
             await session.execute(statement)

@@ -23,6 +23,7 @@ what a customer may use.
 * **Time** is integer unix seconds.
 * **Lists** are arrays, newest first, paged by `limit` and `starting_after`, with `Link: <…>; rel="next"` for more.
 * **Errors** are RFC 9457 `application/problem+json`: program against `code`, ask us about `request_id`.
+* **ETag**s are on what is read: sent back as `If-None-Match` they save the transfer of what is still so.
 * **Idempotency-Key** on a write makes repeating it safe: it is given the first answer, marked `Idempotent-Replayed`.
 """
 TAGS = [
@@ -31,8 +32,12 @@ TAGS = [
     {"name": "Portal", "description": "Hosted pages to change cards, read invoices and cancel."},
     {"name": "Subscription", "description": "What a customer has."},
     {"name": "Entitlements", "description": "What a customer may use."},
+    {"name": "Usage", "description": "What a customer used, metered."},
+    {"name": "Customers", "description": "Who buys."},
     {"name": "Payment methods", "description": "What a customer pays with."},
     {"name": "Invoices", "description": "What a customer was billed."},
+    {"name": "Payments", "description": "Collecting money beside subscriptions, giving it back, and where it went."},
+    {"name": "Catalogue", "description": "Products and prices at Stripe, for those who run the service."},
     {"name": "Webhooks", "description": "What Stripe tells us."},
     {"name": "Operators", "description": "What happened, for those who run the service."},
     {"name": "Operations", "description": "Health and metrics."},
@@ -56,8 +61,21 @@ _HEADERS = {
     "RateLimit-Policy": ('The limit, e.g. `"default";q=600;w=60`', "string"),
     "Retry-After": ("Seconds to wait before trying again", "integer"),
     "Link": ('The next page as `rel="next"`, while there is one', "string"),
+    "ETag": ("What `If-None-Match` is to say to be answered 304 while this is still so; not on secrets", "string"),
+    "Cache-Control": (
+        "`private, no-cache`: keep it, but ask before using it; `no-store`: a secret; `public`: the same for everybody",
+        "string",
+    ),
 }
 _LIMITED = ("RateLimit", "RateLimit-Policy", "Retry-After")
+_CONDITIONAL = ("ETag", "Cache-Control")
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "ETags of answers that the caller has kept: if one still holds, the answer is 304",
+    "schema": {"type": "string"},
+}
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -165,8 +183,14 @@ def _describe(operation: dict[str, Any], method: str, *, limited: bool) -> None:
     for status in _possible(operation, limited=limited):
         errors.setdefault(status, _ERRORS[status])
     if limited and method != "get":
-        operation["parameters"] = [*parameters, _IDEMPOTENCY_KEY]
+        others = [parameter for parameter in parameters if parameter["name"] != _IDEMPOTENCY_KEY["name"]]
+        required = len(others) < len(parameters)  # the route asks for it itself
+        operation["parameters"] = [*others, {**_IDEMPOTENCY_KEY, "required": required}]
         errors.setdefault(409, "`idempotency_key_in_use`: the first request with this key still runs")
+    if limited and method == "get":
+        answered += _CONDITIONAL
+        operation["parameters"] = [*parameters, _IF_NONE_MATCH]
+        responses = {**responses, "304": {"description": "Still as the caller has it; no body"}}
     operation["responses"] = {
         status: {**response, "headers": _headers(*answered)} for status, response in responses.items() if status < "400"
     } | {

@@ -24,8 +24,12 @@ class Page:
         """The rows of this page, with a `Link` header to the next one where `rows` shows that there is one."""
         page = rows[: self.limit]
         if len(rows) > self.limit:
-            self.response.headers["Link"] = f'<{self.url.format(starting_after=id(page[-1]))}>; rel="next"'
+            self.link(id(page[-1]))
         return page
+
+    def link(self, last: str) -> None:
+        """Point to the next page, which begins after the object `last`."""
+        self.response.headers["Link"] = f'<{self.url.format(starting_after=last)}>; rel="next"'
 
 
 async def get_page(

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from app.api import problems, redirects
+from app.api.caching import never_stored
 from app.api.deps import ProviderDep, SessionDep, SettingsDep, WriteUserDep
 from app.api.schemas import Input, Output
 from app.provider.protocol import PortalFlow
@@ -32,7 +33,7 @@ class PortalSessionCreated(Output):
     url: str = Field(description="Send the browser there; good for one visit soon")
 
 
-@router.get("")
+@router.get("", dependencies=[Depends(never_stored)])
 async def get_portal(
     session: SessionDep,
     provider: ProviderDep,

@@ -28,7 +28,7 @@ class DifferenceRead(Output):
     cause: str = Field(
         description="`event_missing` (a webhook never came), `event_dead` (it could not be applied), `event_pending` "
         "(it still waits: no drift), `missing`, `stale`, `deleted`, `unknown` (this Stripe account never had it), "
-        "`unreadable` (of a shape Billhook does not know)"
+        "`usage_differs` (Stripe counted other usage), `unreadable` (of a shape Billhook does not know)"
     )
     fields: dict[str, Any] = Field(
         description="`{field: [ours, Stripe's]}`; of personal values only the field is named",

@@ -4,14 +4,15 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def storable(value: Any) -> Any:
     """Refuses text that Postgres can't hold: NUL characters and lone surrogates are valid JSON all the same."""
-    for text in value if isinstance(value, list) else [value]:
+    texts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+    for text in texts:
         if isinstance(text, str) and _UNSTORABLE.search(text):
             raise ValueError("Text must not contain NUL characters or lone surrogates")
     return value
@@ -30,6 +31,14 @@ class Output(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)]],
+    Field(
+        max_length=50, description="The caller's own notes, kept at Stripe: up to 50, names of 40 characters at most"
+    ),
+]
+"""Stripe's limits (docs.stripe.com/api/metadata), so that what it would refuse is refused with the field's name."""
 
 DecimalNumber = Annotated[
     Decimal,

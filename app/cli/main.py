@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.cli.context import fail, in_transaction, load_settings, say, wrong_settings
 from app.cli.events import events
+from app.cli.plans import plans, read_catalog
 from app.cli.reconcile import reconcile, sync
 from app.errors import BillingError
 
@@ -27,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The billing service between your SaaS and Stripe.",
 )
-plans = typer.Typer(no_args_is_help=True, help="The catalogue: plans.yaml and Stripe.")
 keys = typer.Typer(no_args_is_help=True, help="Service keys of your backends.")
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(plans, name="plans")
@@ -58,7 +58,7 @@ def dev(
     """Run everything on this machine, with Postgres, Valkey and the Stripe sandbox built in."""
     from app.dev import DevError, dev
     from app.embedded_binaries import EmbeddedServerError
-    from app.services.catalog import CatalogError
+    from app.services.plans_file import CatalogError
 
     try:
         dev(directory.absolute(), port=port)
@@ -83,6 +83,7 @@ def serve(
     from app.observability import configure_logging
 
     settings = load_settings()
+    read_catalog(settings)  # a mistake in it is better told here than from within the server
     configure_logging(level=settings.log_level, fmt=settings.log_format)
     if worker is not None:
         settings = settings.model_copy(update={"worker_in_serve": worker})
@@ -128,6 +129,8 @@ def sandbox(
     public_url: Annotated[
         str | None, typer.Option(help="Where browsers reach its pages; by default http://localhost and the port.")
     ] = None,
+    *,
+    seed: Annotated[int | None, typer.Option(help="Number that makes the ids the same in every run.")] = None,
 ) -> None:
     """Run the Stripe sandbox alone, for any Stripe SDK in any language."""
     import uvicorn
@@ -135,12 +138,21 @@ def sandbox(
     from app.sandbox.app import create_sandbox
 
     try:
-        stand_in = create_sandbox(secret_key=key, base_url=public_url or f"http://localhost:{port}", state_file=state)
+        stand_in = create_sandbox(
+            secret_key=key, base_url=public_url or f"http://localhost:{port}", state_file=state, seed=seed
+        )
     except ValueError as error:
         fail(str(error))
     say(f"The Stripe sandbox listens on http://{host}:{port} with the key {key}")
     uvicorn.run(
-        stand_in, host=host, port=port, log_level="warning", access_log=False, server_header=False, date_header=False
+        stand_in,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,  # a request that hangs by a fault must not keep it from stopping
     )
 
 
@@ -172,31 +184,6 @@ def settings(
     from app.settings_reference import env_example, markdown_table
 
     print(markdown_table() if markdown else env_example(), end="")
-
-
-@plans.command("apply")
-def apply_plans(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-) -> None:
-    """Create and update products and prices at Stripe so that they match plans.yaml."""
-    from app.provider.stripe import StripeProvider
-    from app.services import catalog
-
-    settings = load_settings()
-    try:
-        wanted = catalog.load(settings.plans_file)
-    except catalog.CatalogError as error:
-        fail(str(error))
-
-    async def work(session: AsyncSession) -> list[catalog.Change]:
-        key = settings.stripe_secret_key.get_secret_value()
-        async with StripeProvider(key, base_url=settings.stripe_api_base) as provider:
-            return await catalog.apply(session, provider, wanted, livemode=settings.livemode, dry_run=dry_run)
-
-    table = Table("", "what", "id")
-    for change in in_transaction(settings, work):
-        table.add_row(change.action, change.what, change.id)
-    Console().print(table)
 
 
 @keys.command("create")

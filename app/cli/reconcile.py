@@ -61,7 +61,7 @@ def reconcile(
 
 
 def sync(since: SinceOption = None) -> None:
-    """Take an account's customers, payment methods, subscriptions and invoices over from Stripe.
+    """Take over from Stripe what an account has: customers, products, subscriptions, invoices, payments and the rest.
 
     Run it once, after `plans apply`, where Stripe was in use before Billhook. Again goes on, or changes nothing.
     Exit code 2: not all could be taken over.
@@ -121,6 +121,7 @@ async def _reconcile(
     settings: "Settings", *, repair: bool, since: int | None
 ) -> "tuple[ReconcileRun, list[Difference]]":
     from app.db import transaction
+    from app.services.plans_file import load
     from app.services.reconcile import runs
     from app.worker.reconcile import reconcile
 
@@ -136,7 +137,10 @@ async def _reconcile(
                 total = max(expected, run.compared)
                 progress.update(task, description=runs.Progress.of(run).phase, completed=run.compared, total=total)
 
-            run = await reconcile(sessions, provider, actor="cli", repair=repair, since=since, watch=watch)
+            meters = load(settings.plans_file).meters
+            run = await reconcile(
+                sessions, provider, actor="cli", repair=repair, since=since, meters=meters, watch=watch
+            )
         async with transaction(sessions) as session:
             return run, await runs.differences(session, run.id, limit=SHOWN)
 

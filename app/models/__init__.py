@@ -14,7 +14,8 @@ from app.models.outbox import OutboxMessage
 from app.models.payment import Charge, Dispute, PaymentIntent, Refund
 from app.models.reconcile import Cursor, Difference, ReconcileRun
 from app.models.replay import Replay
-from app.models.subscription import Subscription, SubscriptionPreview
+from app.models.subscription import Subscription, SubscriptionPreview, SubscriptionSchedule
+from app.models.usage import UsageEvent, UsageLease, UsageTotal
 
 __all__ = [
     "ApiCall",
@@ -41,4 +42,8 @@ __all__ = [
     "StripeEvent",
     "Subscription",
     "SubscriptionPreview",
+    "SubscriptionSchedule",
+    "UsageEvent",
+    "UsageLease",
+    "UsageTotal",
 ]

@@ -33,7 +33,7 @@ class Price(Mirrored, Base):
     plan: Mapped[str | None] = mapped_column(index=True)
     """The key in plans.yaml, of one of its plans or packs; None for prices made elsewhere."""
     product: Mapped[str] = mapped_column(index=True)
-    lookup_key: Mapped[str | None]
+    lookup_key: Mapped[str | None] = mapped_column(index=True)
     """None once a newer price took the key over."""
     nickname: Mapped[str | None]
     currency: Mapped[str]

@@ -18,6 +18,8 @@ class Customer(Mirrored, Base):
         Index("uq_customers_user_id_living", "user_id", unique=True, postgresql_where=text("NOT deleted")),
         Index("ix_customers_user_id", "user_id"),  # living or not: for their story
         Index("ix_customers_created", "created"),  # Stripe's list is held against it
+        Index("ix_customers_email", text("lower(email)")),
+        Index("ix_customers_erased_at", "erased_at", postgresql_where=text("erased_at IS NOT NULL")),
     )
 
     user_id: Mapped[str | None]

@@ -24,5 +24,8 @@ class IdempotencyKey(Base):
     status: Mapped[int | None]
     headers: Mapped[list[Any] | None]
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """None with a status: it was erased, with the customer it told of."""
+    user_id: Mapped[str | None]
+    """Whom the request was about, as far as it said."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     locked_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -55,7 +55,6 @@ class Charge(Mirrored, Base):
     status: Mapped[str]
     """succeeded, pending or failed."""
     captured: Mapped[bool]
-    disputed: Mapped[bool]
     refunded: Mapped[bool]
     """Whether all of it went back."""
     payment_method: Mapped[str | None]

@@ -62,6 +62,24 @@ class Subscription(Mirrored, Base):
         return self.cancel_at_period_end or (self.cancel_at is not None and self.cancel_at == self.current_period_end)
 
 
+class SubscriptionSchedule(Mirrored, Base):
+    """What a subscription will be: phases that follow one another."""
+
+    __tablename__ = "subscription_schedules"
+    __table_args__ = (Index("ix_subscription_schedules_created", "created"),)
+
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), index=True)
+    subscription: Mapped[str | None]
+    """None before it starts, and once it has let go."""
+    status: Mapped[str]
+    """not_started, active, completed, released, canceled."""
+    end_behavior: Mapped[str | None]
+    """release or cancel."""
+    phases: Mapped[list[Any]]
+    """Each {start, end, items: [{price, quantity}]}."""
+    stripe_metadata: Mapped[dict[str, Any]]
+
+
 class SubscriptionPreview(Base):
     """What a customer was shown a change would cost. Confirming it does that and nothing else, once."""
 
@@ -70,10 +88,10 @@ class SubscriptionPreview(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     customer_id: Mapped[UUID] = mapped_column(ForeignKey("customers.id"), index=True)
     subscription: Mapped[str]
-    revision: Mapped[int]
-    """Of the subscription's row when it was shown: any later write makes the preview stale."""
+    fingerprint: Mapped[str]
+    """Of the subscription as Stripe showed it then: once it shows another, the preview is stale."""
     change: Mapped[dict[str, Any]]
-    """What was asked for: price, quantity, proration behavior, when."""
+    """What was asked for: item, price, quantity, proration behavior, when, discounts."""
     amount_due: Mapped[int]
     """What is to be paid at once, minor units of `currency`."""
     currency: Mapped[str]
@@ -82,3 +100,7 @@ class SubscriptionPreview(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(index=True)
     confirmed_at: Mapped[datetime | None]
+    """When somebody began to carry it out, and by which request (`confirmed_by`): nobody else may then."""
+    confirmed_by: Mapped[str | None]
+    done_at: Mapped[datetime | None]
+    """When that had come about."""

@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from app.provider.invoice_objects import CreditNote, InvoiceLine
+from app.provider.payment_objects import Charge, Dispute, PaymentIntent, Refund
+from app.provider.subscription_objects import SubscriptionSchedule
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -55,7 +59,11 @@ class Price:
     interval: str | None  # day, week, month, year; None for a one-time price
     interval_count: int = 1
     lookup_key: str | None = None
+    nickname: str | None = None
+    usage_type: str | None = None  # licensed, metered; None for a one-time price
+    meter: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted: bool = False
     livemode: bool = False
     created: int = 0
 
@@ -65,8 +73,21 @@ class Product:
     id: str
     name: str
     active: bool
-    metadata: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
+    default_price: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted: bool = False
+    livemode: bool = False
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    id: str
+    display_name: str
+    event_name: str
+    formula: str  # sum, count, last
+    status: str  # active, inactive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +117,14 @@ class Subscription:
     trial_start: int | None = None
     trial_end: int | None = None
     pause_collection: str | None = None  # keep_as_draft, mark_uncollectible, void
+    pause_resumes_at: int | None = None
+    paused_reason: str | None = None  # why `status` is paused: pause_requested, trial_end_without_payment_method, …
     default_payment_method: str | None = None
     latest_invoice: str | None = None
+    collection_method: str | None = None  # charge_automatically, send_invoice
+    schedule: str | None = None
+    discounts: Sequence[str] = ()
+    pending_update_expires_at: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     livemode: bool = False
     created: int = 0
@@ -105,7 +132,11 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
-    """`paid_at` comes from the status transitions; `subscription` from `parent` (or the pre-basil field)."""
+    """`paid_at` comes from the status transitions; `subscription` from `parent` (or the pre-basil field).
+
+    `discount` is what all discounts took off, those of single lines too, and `tax` all taxes, those contained in
+    prices too.
+    """
 
     id: str
     customer: str | None
@@ -128,6 +159,9 @@ class Invoice:
     paid_at: int | None = None
     attempt_count: int = 0
     next_payment_attempt: int | None = None
+    discount: int = 0
+    tax: int = 0
+    lines: Sequence[InvoiceLine] = ()
     deleted: bool = False
     livemode: bool = False
     created: int = 0
@@ -170,7 +204,21 @@ class CheckoutSession:
     created: int = 0
 
 
-MirroredObject = Customer | Subscription | Invoice | PaymentMethod | CheckoutSession
+MirroredObject = (
+    Customer
+    | Subscription
+    | Invoice
+    | PaymentMethod
+    | CheckoutSession
+    | PaymentIntent
+    | Charge
+    | Refund
+    | Dispute
+    | Product
+    | Price
+    | CreditNote
+    | SubscriptionSchedule
+)
 
 
 def customer_of(shown: MirroredObject) -> str | None:

@@ -12,9 +12,13 @@ from app.provider.resources.checkout import StripeCheckout
 from app.provider.resources.customers import StripeCustomers
 from app.provider.resources.events import StripeEvents
 from app.provider.resources.invoices import StripeInvoices
+from app.provider.resources.meters import StripeMeters
 from app.provider.resources.payment_methods import StripePaymentMethods
+from app.provider.resources.payments import StripePayments
 from app.provider.resources.portal import StripePortal
+from app.provider.resources.subscription_schedules import StripeSubscriptionSchedules
 from app.provider.resources.subscriptions import StripeSubscriptions
+from app.provider.resources.usage import StripeUsage
 from app.provider.stripe_client import API_VERSION, StripeClient
 from app.provider.throttle import Throttle
 
@@ -22,11 +26,15 @@ from app.provider.throttle import Throttle
 class StripeProvider(
     StripeCustomers,
     StripeCatalog,
+    StripeMeters,
     StripeCheckout,
     StripePortal,
     StripeSubscriptions,
+    StripeSubscriptionSchedules,
     StripeInvoices,
     StripePaymentMethods,
+    StripePayments,
+    StripeUsage,
     StripeEvents,
 ):
     """`BillingProvider` over Stripe's API; an async context manager. One per process and key."""

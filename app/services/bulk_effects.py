@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.models import Price, Product
 from app.models.mirror import Mirrored
 from app.provider.objects import Customer, Event, MirroredObject, Subscription, customer_of
+from app.provider.payment_objects import Dispute, Refund
 from app.services import bulk_rows, customers, mirror
-from app.services.event_effects import KINDS, Kind, Ref, ref_of, requirements
+from app.services.event_effects import KINDS, Kind, Ref, announces_more, ref_of, requirements
 from app.services.mirror import AsOf, Change, Origin, Row
 
+_WITH_PLANS = (Product, Price)
 BREATH = 8  # keys decided between two looks at the event loop, so that requests are not kept waiting
 
 
@@ -63,7 +66,11 @@ async def read(connection: Any, refs: Iterable[Ref], objects: Sequence[MirroredO
         for stripe_id, row in (await bulk_rows.find(connection, KINDS[kind].model, list(ids))).items()
     }
     prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
-    sql = "SELECT stripe_id, plan FROM prices WHERE stripe_id = ANY($1) AND plan IS NOT NULL"
+    sql = """
+        SELECT prices.stripe_id, coalesce(prices.plan, products.plan) AS plan
+        FROM prices LEFT JOIN products ON products.stripe_id = prices.product
+        WHERE prices.stripe_id = ANY($1) AND coalesce(prices.plan, products.plan) IS NOT NULL
+    """
     plans = {row["stripe_id"]: row["plan"] for row in await connection.fetch(sql, list(prices))} if prices else {}
     people = [shown for shown in objects if isinstance(shown, Customer)]
     claims = {claim for person in people if (claim := customers.claim_of(rows.get(("customer", person.id)), person))}
@@ -82,7 +89,7 @@ def _decide(events: Sequence[Event], known: Known) -> list[Change] | None:
     changes: list[Change] = []
     for event in events:
         ref = ref_of(event)
-        if ref is None or event.object is None or not all(map(find, requirements(event))):
+        if ref is None or event.object is None or announces_more(event) or not all(map(find, requirements(event))):
             return None
         row = find(ref)
         kind = KINDS[ref[0]]
@@ -92,6 +99,8 @@ def _decide(events: Sequence[Event], known: Known) -> list[Change] | None:
             return None
         new = mirror.next_row(model, ref[1], row, values, as_of=AsOf(at=event.created))
         if new is not None:
+            if model in _WITH_PLANS and (row is None or row["plan"] != new["plan"]):
+                return None  # subscriptions follow it
             origin = Origin(actor="stripe", stripe_event_id=event.id)
             changes.append(Change(model=model, old=row, new=new, origin=origin))
             written[ref] = new
@@ -105,7 +114,7 @@ def values_of(
 ) -> dict[str, Any] | None:
     """What the row is to say; None when its customer, or a customer's user, needs a closer look."""
     if isinstance(shown, Customer):
-        if shown.deleted or (row is not None and row["deleted"]):
+        if shown.deleted or (row is not None and (row["deleted"] or row["erased_at"] is not None)):
             return None  # another customer may have to take its place
         values = customers.columns(shown)
         if (claim := customers.claim_of(row, shown)) is not None:
@@ -115,8 +124,11 @@ def values_of(
             values["user_id"] = claim
         return values
     named = customer_of(shown)
+    if named is None and isinstance(shown, Dispute | Refund):
+        return None  # its charge knows whose it is
     owner = None if named is None else find(("customer", named))
-    if owner is None and (named is not None or mirror.must_belong(kind.model)):
+    unowned = owner is None and (named is not None or mirror.must_belong(kind.model))
+    if unowned or (owner is not None and owner["erased_at"] is not None):  # of whom little may be kept
         return None
     return kind.columns(shown, owner and owner["id"], known.plans)
 

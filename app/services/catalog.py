@@ -1,79 +1,199 @@
-"""plans.yaml: what is sold and what it allows, and bringing Stripe in line with it."""
+"""The catalogue: what is sold, what it allows, and which of Stripe's prices stand for it."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, Self
-from uuid import uuid4
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import select, update
-from sqlalchemy.dialects.postgresql import insert
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
-from app.db import release
 from app.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.provider.objects import Price
-from app.provider.protocol import CatalogProvider
-from app.services import audit
+from app.values import charge_step
 
 PLAN_METADATA = "billhook_plan"
+PREFIX = "billhook_"
+"""What begins the ids of products and the lookup keys of prices that plans.yaml makes."""
 Verdict = Literal["grant", "grace", "deny"]
+Status = Literal["trialing", "active", "past_due", "unpaid", "paused", "incomplete", "incomplete_expired", "canceled"]
+"""Stripe's for subscriptions: one misspelt in plans.yaml would deny what was meant to be granted."""
+Interval = Literal["day", "week", "month", "year"]
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Currency = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
+Amount = Annotated[int, Field(strict=True, ge=1, le=99_999_999)]  # strict: a `99.00` would be taken for 99 cents
+MODEL = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class CatalogError(ValueError):
-    """plans.yaml can't be used; the message says where and why."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One price: `amount` minor units per `interval`, or once; whoever holds the lookup key at Stripe is on sale."""
+
+    lookup_key: str
+    amount: int
+    currency: str
+    interval: Interval | None
 
 
 class Plan(BaseModel):
-    """`amount` in minor units of the catalogue's currency per `interval`; 0 is a plan nobody pays for.
+    """What a subscription to it costs, and what it allows."""
 
-    `limits` maps what is limited to how many a period; None is without limit. `grace_days` is how long access lasts
-    after the first failed payment of a renewal.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = MODEL
 
     key: Key
     name: str = Field(min_length=1, max_length=100)
-    description: str = ""
-    amount: int = Field(ge=0, le=99_999_999)
-    currency: str
-    interval: Literal["day", "week", "month", "year"] = "month"
-    trial_days: int = Field(default=0, ge=0, le=730)
-    grace_days: int = Field(default=0, ge=0, le=90)
+    """What customers read."""
+    description: str = Field(default="", max_length=1000)
+    """One line for the pricing table."""
+    currency: Currency
+    """ISO 4217, lower case; without it, that of the file."""
+    amount: int = Field(strict=True, ge=0, le=99_999_999)
+    """Minor units of the currency per interval; 0 is a plan nobody pays for."""
+    interval: Interval = "month"
+    """How often it is paid."""
+    other_prices: Mapping[Interval, Amount] = Field(default_factory=dict)
+    """What the same plan costs per other intervals, e.g. `{year: 99000}`."""
+    trial_days: int = Field(default=0, strict=True, ge=0, le=730)
+    """Days of free trial, once per customer."""
+    grace_days: int = Field(default=0, strict=True, ge=0, le=90)
+    """How long access lasts after the first failed payment of a renewal."""
     features: tuple[Key, ...] = ()
-    limits: Mapping[Key, Annotated[int, Field(ge=0)] | None] = Field(default_factory=dict)
+    """What the plan switches on."""
+    limits: Mapping[Key, Annotated[int, Field(strict=True, ge=0)] | None] = Field(default_factory=dict)
+    """How many of what the plan allows a period; null is without limit. Those named as a meter limit its usage."""
+    access: Mapping[Status, Verdict] = Field(default_factory=dict)
+    """What a subscription's status means for this plan, where it isn't what the file's own `access` says."""
 
-    @property
-    def lookup_key(self) -> str:
-        return f"billhook_{self.key}"
+    @field_validator("amount")
+    @classmethod
+    def _amount_can_be_charged(cls, amount: int, info: ValidationInfo) -> int:
+        return chargeable(amount, info)
+
+    @field_validator("other_prices")
+    @classmethod
+    def _other_prices_can_be_charged(cls, prices: Mapping[str, int], info: ValidationInfo) -> Mapping[str, int]:
+        if prices and info.data.get("amount") == 0:
+            raise ValueError("A free plan has no other prices")
+        if info.data.get("interval") in prices:
+            raise ValueError(f"The price per {info.data['interval']} is the plan's `amount`")
+        for amount in prices.values():
+            chargeable(amount, info)
+        return prices
 
     @property
     def product_id(self) -> str:
-        return f"billhook_{self.key}"
+        return PREFIX + self.key
+
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        """What it costs, first per `interval`; nothing for a free plan."""
+        if not self.amount:
+            return ()
+        first = Terms(PREFIX + self.key, self.amount, self.currency, self.interval)
+        others = self.other_prices.items()
+        # No key of a plan has a full stop, so this is no other plan's lookup key.
+        return (first, *(Terms(f"{PREFIX}{self.key}.{per}", amount, self.currency, per) for per, amount in others))
+
+
+class Meter(BaseModel):
+    """What usage is counted by: one of Stripe's meters."""
+
+    model_config = MODEL
+
+    key: Key
+    name: str = Field(min_length=1, max_length=250)
+    """What Stripe's dashboard shows; without it, the key in words."""
+    event_name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")
+    """What its events are called at Stripe. It can't be changed later, nor can the aggregation."""
+    aggregation: Literal["sum", "count", "last"] = "sum"
+    """How a period's events become its usage."""
+
+
+class Pack(BaseModel):
+    """Uses that are bought once, with no subscription."""
+
+    model_config = MODEL
+
+    key: Key
+    name: str = Field(min_length=1, max_length=100)
+    """What customers read."""
+    description: str = Field(default="", max_length=1000)
+    """One line for the pricing table."""
+    currency: Currency
+    """ISO 4217, lower case; without it, that of the file."""
+    amount: Amount
+    """Minor units of the currency."""
+    uses: int = Field(strict=True, ge=1, le=1_000_000_000)
+    """How many are bought."""
+    expires_days: int | None = Field(default=None, strict=True, ge=1, le=3650)
+    """Days after the purchase when what is left of them is lost; without it, never."""
+
+    @field_validator("amount")
+    @classmethod
+    def _amount_can_be_charged(cls, amount: int, info: ValidationInfo) -> int:
+        return chargeable(amount, info)
+
+    @property
+    def product_id(self) -> str:
+        return PREFIX + self.key
+
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        return (Terms(PREFIX + self.key, self.amount, self.currency, None),)
 
 
 class Catalog(BaseModel):
-    """The whole file. `access` says what each subscription status means for access."""
+    """plans.yaml: what is sold, and what it allows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = MODEL
 
-    currency: str = Field(pattern=r"^[a-z]{3}$")
+    currency: Currency
+    """ISO 4217, lower case: of every amount that names no other."""
     plans: Mapping[Key, Plan]
+    """What customers subscribe to. A key stays for ever: it is how Stripe's prices know their plan."""
+    meters: Mapping[Key, Meter] = Field(default_factory=dict)
+    """What usage is counted by."""
+    packs: Mapping[Key, Pack] = Field(default_factory=dict)
+    """What is bought once."""
     default_plan: Key
-    access: Mapping[str, Verdict]
+    """The free plan of everybody without a subscription that grants access."""
+    access: Mapping[Status, Verdict]
+    """What each of Stripe's subscription statuses means for access."""
 
-    @model_validator(mode="after")
-    def _default_is_free(self) -> Self:
-        plan = self.plans.get(self.default_plan)
-        if plan is None or plan.amount:
-            raise ValueError(f"default_plan {self.default_plan!r} must be one of the plans, with amount 0")
-        return self
+    @field_validator("meters")
+    @classmethod
+    def _event_names_differ(cls, meters: Mapping[str, Meter]) -> Mapping[str, Meter]:
+        if len({meter.event_name for meter in meters.values()}) < len(meters):
+            raise ValueError("Two meters have the same event_name")
+        return meters
+
+    @field_validator("packs")
+    @classmethod
+    def _packs_are_no_plans(cls, packs: Mapping[str, Pack], info: ValidationInfo) -> Mapping[str, Pack]:
+        if both := packs.keys() & info.data.get("plans", {}).keys():
+            raise ValueError(f"{min(both)!r} is a plan already")
+        return packs
+
+    @field_validator("default_plan")
+    @classmethod
+    def _default_is_free(cls, key: str, info: ValidationInfo) -> str:
+        if (plans := info.data.get("plans")) is not None and (key not in plans or plans[key].amount):
+            raise ValueError("The default_plan must be one of the plans, with amount 0")
+        return key
+
+    def access_for(self, plan: Plan | None, status: str) -> Verdict:
+        """What a subscription's status means for access to its plan; one that nobody declared is denied."""
+        for policy in (self.access if plan is None else plan.access, self.access):
+            for declared, verdict in policy.items():
+                if declared == status:
+                    return verdict
+        return "deny"
+
+    @property
+    def sold(self) -> tuple[Plan | Pack, ...]:
+        """Everything that costs something, and so is a product at Stripe."""
+        return (*(plan for plan in self.plans.values() if plan.amount), *self.packs.values())
 
     def plan(self, key: str) -> Plan:
         """Raises NotFoundError for a plan that isn't in the catalogue."""
@@ -82,167 +202,77 @@ class Catalog(BaseModel):
         return plan
 
 
-def load(path: Path) -> Catalog:
-    """Read and check plans.yaml. Raises CatalogError."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise CatalogError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise CatalogError(f"{path}: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("plans"), dict):
-        raise CatalogError(f"{path}: expected a mapping with `plans`")
-    plans = {
-        key: {**plan, "key": key, "currency": data.get("currency")} if isinstance(plan, dict) else plan
-        for key, plan in data["plans"].items()
-    }
-    try:
-        return Catalog.model_validate({**data, "plans": plans})
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise CatalogError(f"{path}: " + "; ".join(lines)) from error
+def chargeable(amount: int, info: ValidationInfo) -> int:
+    """The amount, if Stripe can charge it in the currency beside it. Raises ValueError."""
+    currency = info.data.get("currency", "")
+    if amount % (step := charge_step(currency)):
+        raise ValueError(f"In {currency}, Stripe only takes multiples of {step}")
+    return amount
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing `apply` did, or would do."""
+async def price_for(
+    session: AsyncSession, catalog: Catalog, *, plan: str | None, price_id: str | None, interval: str | None = None
+) -> models.Price:
+    """The price a customer asked for, by plan (and interval, if not the plan's first) or by id.
 
-    what: str
-    id: str
-    action: Literal["create", "update", "replace", "keep"]
-
-
-async def apply(
-    session: AsyncSession, provider: CatalogProvider, catalog: Catalog, *, livemode: bool, dry_run: bool = False
-) -> list[Change]:
-    """Create or update a product and a price at Stripe for every paid plan. Running it again changes nothing.
-
-    A new amount makes a new price that takes the lookup key over; subscribers keep the old one.
+    Raises InvalidRequestError, NotFoundError or ConflictError.
     """
-    paid = [plan for plan in catalog.plans.values() if plan.amount]
-    await release(session)
-    held = {price.lookup_key: price for price in await provider.list_prices(lookup_keys=[p.lookup_key for p in paid])}
-    changes: list[Change] = []
-    prices: list[tuple[Plan, Price]] = []
-    for plan in paid:
-        changes.append(await _apply_product(provider, plan, dry_run=dry_run))
-        price = held.get(plan.lookup_key)
-        wanted = price is not None and _matches(price, plan)
-        changes.append(Change("price", plan.lookup_key, "keep" if wanted else "create" if price is None else "replace"))
-        if not wanted and not dry_run:
-            price = await provider.create_price(
-                product=plan.product_id,
-                currency=plan.currency,
-                unit_amount=plan.amount,
-                interval=plan.interval,
-                lookup_key=plan.lookup_key,
-                metadata={PLAN_METADATA: plan.key},
-                idempotency_key=_price_key(plan, price),
-            )
-        if price is not None:
-            prices.append((plan, price))
-    if not dry_run:
-        for plan, price in prices:
-            await _store(session, plan, price, livemode=livemode)
-        done = [f"{change.action} {change.what} {change.id}" for change in changes if change.action != "keep"]
-        if done:
-            await audit.record(session, actor="cli", action="catalog.applied", subject="plans", after={"changes": done})
-    return changes
-
-
-async def _apply_product(provider: CatalogProvider, plan: Plan, *, dry_run: bool) -> Change:
-    product = await provider.retrieve_product(plan.product_id)
-    # Stripe refuses an empty description.
-    description = plan.description or None
-    if product is not None and (product.name, product.description, product.active) == (plan.name, description, True):
-        return Change("product", plan.product_id, "keep")
-    if not dry_run:
-        await provider.save_product(
-            id=plan.product_id,
-            name=plan.name,
-            description=description,
-            metadata={PLAN_METADATA: plan.key},
-            exists=product is not None,
-        )
-    return Change("product", plan.product_id, "create" if product is None else "update")
-
-
-def _matches(price: Price, plan: Plan) -> bool:
-    return price.active and (
-        price.unit_amount,
-        price.currency,
-        price.interval,
-        price.interval_count,
-        price.product,
-    ) == (
-        plan.amount,
-        plan.currency,
-        plan.interval,
-        1,
-        plan.product_id,
-    )
-
-
-def _price_key(plan: Plan, replaced: Price | None) -> str:
-    terms = f"{plan.amount}/{plan.currency}/{plan.interval}/{replaced.id if replaced else ''}"
-    return f"billhook-price-{plan.key}-{hashlib.sha256(terms.encode()).hexdigest()[:32]}"
-
-
-async def _store(session: AsyncSession, plan: Plan, price: Price, *, livemode: bool) -> None:
-    await session.execute(
-        update(models.Price)
-        .where(models.Price.lookup_key == plan.lookup_key, models.Price.stripe_id != price.id)
-        .values(lookup_key=None)
-    )
-    values = {
-        "plan": plan.key,
-        "product": price.product,
-        "lookup_key": plan.lookup_key,
-        "currency": price.currency,
-        "unit_amount": price.unit_amount,
-        "interval": price.interval,
-        "interval_count": price.interval_count,
-        "active": price.active,
-        "stripe_metadata": dict(price.metadata),
-        "livemode": livemode,
-        "created": price.created,
-        "synced_at": price.created,
-    }
-    await session.execute(
-        insert(models.Price)
-        .values(id=uuid4(), stripe_id=price.id, **values)
-        .on_conflict_do_update(index_elements=["stripe_id"], set_=values)
-    )
-
-
-async def price_for(session: AsyncSession, catalog: Catalog, *, plan: str | None, price_id: str | None) -> models.Price:
-    """The price a customer asked for by plan or by id. Raises InvalidRequestError, NotFoundError or ConflictError."""
     if plan is not None:
-        if not catalog.plan(plan).amount:
-            raise InvalidRequestError("This plan costs nothing.", code="plan_is_free", param="plan")
-        query = select(models.Price).where(models.Price.lookup_key == catalog.plan(plan).lookup_key)
-        if (price := await session.scalar(query)) is None:
+        terms = _terms_of(catalog.plan(plan), interval)
+        query = (
+            select(models.Price)
+            .where(models.Price.lookup_key == terms.lookup_key, models.Price.active, ~models.Price.deleted)
+            .order_by(models.Price.created.desc())  # while a key moves from one price to the next, both may show it
+        )
+        if (price := (await session.scalars(query.limit(1))).first()) is None:
             raise ConflictError(
                 "This plan has no price at Stripe yet: run `billhook plans apply`.", code="plan_not_applied"
             )
         return price
-    found = await session.scalar(select(models.Price).where(models.Price.stripe_id == price_id))
+    found = await session.scalar(
+        select(models.Price).where(models.Price.stripe_id == price_id, models.Price.active, ~models.Price.deleted)
+    )
     # Replaced prices keep their subscribers but take no new ones: whoever holds the lookup key is on sale.
-    if found is None or not found.active or found.lookup_key is None or found.plan not in catalog.plans:
+    on_sale = found is not None and found.lookup_key is not None and found.interval is not None
+    if found is None or not on_sale or await plan_of(session, found) not in catalog.plans:
         raise NotFoundError("There is no such price on sale.", code="price_not_found", param="price_id")
     return found
 
 
+def _terms_of(plan: Plan, interval: str | None) -> Terms:
+    if not plan.amount:
+        raise InvalidRequestError("This plan costs nothing.", code="plan_is_free", param="plan")
+    for terms in plan.terms:
+        if interval in {None, terms.interval}:
+            return terms
+    raise InvalidRequestError("This plan is not sold by that interval.", code="interval_not_sold", param="interval")
+
+
 async def plans_of_prices(session: AsyncSession, price_ids: Iterable[str]) -> dict[str, str]:
-    """The plan, today's or a former one, of each price that is one of ours."""
+    """The plan, today's or a former one, of each price that has one of its own or its product's."""
+    plan = func.coalesce(models.Price.plan, models.Product.plan)
     found = await session.execute(
-        select(models.Price.stripe_id, models.Price.plan).where(
-            models.Price.stripe_id.in_(price_ids), models.Price.plan.is_not(None)
-        )
+        select(models.Price.stripe_id, plan.label("plan"))
+        .outerjoin(models.Product, models.Product.stripe_id == models.Price.product)
+        .where(models.Price.stripe_id.in_(price_ids), plan.is_not(None))
     )
     return {row.stripe_id: row.plan for row in found}
 
 
+async def plan_of(session: AsyncSession, price: models.Price) -> str | None:
+    """The plan, today's or a former one, that a price of ours belongs to."""
+    return (await plans_of_prices(session, [price.stripe_id])).get(price.stripe_id)
+
+
 def plan_of_price(price: Price, plans: Mapping[str, str]) -> str | None:
     """The plan a price belongs to, `plans` being those of our prices; None for prices made elsewhere."""
-    return plans.get(price.id) or price.metadata.get(PLAN_METADATA)
+    return plans.get(price.id) or plan_named(price)
+
+
+def plan_named(price: Price) -> str | None:
+    """The plan a price names itself, by its metadata or by a lookup key as `plans apply` gives them."""
+    if plan := price.metadata.get(PLAN_METADATA):
+        return plan
+    if price.lookup_key is None or not price.lookup_key.startswith(PREFIX):
+        return None
+    return price.lookup_key.removeprefix(PREFIX).partition(".")[0]

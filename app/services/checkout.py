@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -16,11 +16,12 @@ from app.errors import ConflictError, NotFoundError
 from app.provider.objects import CheckoutSession, Snapshot
 from app.provider.protocol import BillingProvider
 from app.redis import courtesy_lock
-from app.services import catalog, customers, invoices, mirror, payment_methods, subscriptions
+from app.services import catalog, customers, invoices, mirror, payment_methods
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
 from app.services.derived_keys import with_derived_key
 from app.services.mirror import NO_ROW, AsOf, Origin
+from app.services.subscriptions import following, reading, trials
 
 LOCK_WAIT_SECONDS = 5.0
 MAX_REFERENCE = 200
@@ -42,6 +43,7 @@ async def create_session(
     user: Buyer,
     plan: str | None,
     price_id: str | None,
+    interval: str | None = None,
     quantity: int,
     success_url: str,
     cancel_url: str,
@@ -53,7 +55,7 @@ async def create_session(
     Raises ConflictError `already_subscribed` for a customer with a live subscription: plans are changed, not bought
     twice.
     """
-    price = await catalog.price_for(session, plans, plan=plan, price_id=price_id)
+    price = await catalog.price_for(session, plans, plan=plan, price_id=price_id, interval=interval)
     request = {
         "price": price.stripe_id,
         "quantity": quantity,
@@ -61,7 +63,7 @@ async def create_session(
         "cancel_url": cancel_url,
         "promotion_code": promotion_code,
     }
-    sold = plans.plan(str(price.plan))
+    sold = plans.plan(plan or str(await catalog.plan_of(session, price)))
     order = _Order(user=user, plan=sold.key, trial_days=sold.trial_days, request=request)
     await release(session)  # waiting for the lock must not hold a connection
     async with courtesy_lock(redis, f"checkout:{user.user_id}", wait=LOCK_WAIT_SECONDS):
@@ -88,11 +90,13 @@ async def _open_or_reuse(
     """
     user_id = order.user.user_id
     customer = await customers.find_for_user(session, user_id)
+    if customer is not None:
+        customers.refuse_deleted(customer)
     opened, former = (None, 0) if customer is None else await _find_open(session, customer)
     # Only now, after looking for an open session: a subscription is stored no later than its session's completion,
     # so whoever finds the session gone finds the subscription there, and its trial.
     await _refuse_subscriber(session, user_id)
-    used = await _had_trial(session, user_id)
+    used = await trials.had(session, user_id)
     request = order.request | {"trial_period_days": order.trial_days if order.trial_days and not used else None}
     closed: Snapshot[CheckoutSession] | None = None
     if opened is not None:
@@ -110,7 +114,7 @@ async def _open_or_reuse(
     await customers.lock(session, stripe_customer)
     # The other tab may have paid while Stripe was asked. This session has been shown to nobody yet, and never will be.
     await _refuse_subscriber(session, user_id)
-    if request["trial_period_days"] and await _had_trial(session, user_id):
+    if request["trial_period_days"] and await trials.had(session, user_id):
         raise CheckoutInProgressError("The trial has just been used.")
     if made is not None:
         as_of = AsOf(at=made.at, revision=NO_ROW)
@@ -128,13 +132,8 @@ async def _open_or_reuse(
     return row
 
 
-async def _had_trial(session: AsyncSession, user_id: str) -> bool:
-    used = select(func.bool_or(models.Customer.trial_used)).where(models.Customer.user_id == user_id)
-    return bool(await session.scalar(used))
-
-
 async def _refuse_subscriber(session: AsyncSession, user_id: str) -> None:
-    if await subscriptions.live(session, user_id):
+    if await reading.live(session, user_id):
         raise ConflictError(
             "This customer already has a subscription. Change its plan instead of buying another.",
             code="already_subscribed",
@@ -249,7 +248,7 @@ async def _refresh(
         await customers.lock(session, shown.object.customer)
     if subscription is not None:
         as_of = AsOf(at=subscription.at, revision=revisions["subscription"])
-        await subscriptions.sync(session, subscription.object, as_of=as_of, origin=origin)
+        await following.sync(session, subscription.object, as_of=as_of, origin=origin)
     if invoice is not None:
         as_of = AsOf(at=invoice.at, revision=revisions["invoice"])
         await invoices.sync(session, invoice.object, as_of=as_of, origin=origin)

@@ -1,24 +1,27 @@
-"""Customers: one per user of the host product, made at Stripe once."""
+"""Customers: one per user of the host product, made at Stripe once, and kept as Stripe has them."""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.db import release
-from app.errors import NotFoundError
+from app.errors import ConflictError, NotFoundError, UnavailableError
+from app.models.mirror import Mirrored
+from app.provider.customer_objects import CustomerChanges, TaxId
 from app.provider.objects import Customer, Snapshot
 from app.provider.protocol import CustomerProvider
-from app.services import mirror
+from app.services import forgetting, mirror
 from app.services.derived_keys import with_derived_key
-from app.services.mirror import AsOf, Origin
+from app.services.mirror import NO_ROW, AsOf, Origin
 
 USER_METADATA = "user_id"
+_SYNC_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,11 @@ class Buyer:
     user_id: str
     email: str | None = None
     name: str | None = None
+
+
+def joined_user_id(oauth_provider: str, external_id: str) -> str:
+    """One user id of two: e.g. github:1234. A provider's name has no colon in it, so that it can be read back."""
+    return f"{oauth_provider}:{external_id}"
 
 
 async def find_for_user(session: AsyncSession, user_id: str) -> models.Customer | None:
@@ -47,6 +55,57 @@ async def lock(session: AsyncSession, stripe_id: str) -> None:
 def lock_number(key: str) -> ColumnElement[int]:
     """The number Postgres knows the lock of a customer (or of another key of events) by."""
     return func.hashtextextended(key, 0)
+
+
+async def get(session: AsyncSession, id: str) -> models.Customer:
+    """`id` is Stripe's, or a user id, which means the living customer or else the last. Raises NotFoundError.
+
+    Stripe's goes first: whoever chooses their own user id must not be taken for another's customer. Not for users.
+    """
+    found = await session.scalar(
+        select(models.Customer)
+        .where(or_(models.Customer.stripe_id == id, models.Customer.user_id == id))
+        .order_by(models.Customer.stripe_id != id, models.Customer.deleted, models.Customer.created.desc())
+        .limit(1)
+    )
+    if found is None:
+        raise NotFoundError("There is no such customer.", code="customer_not_found")
+    return found
+
+
+async def get_living(session: AsyncSession, id: str) -> models.Customer:
+    """The same, for what can't be done with a deleted one. Raises ConflictError for it."""
+    found = await get(session, id)
+    refuse_deleted(found)
+    return found
+
+
+def refuse_deleted(customer: models.Customer) -> None:
+    """Raises ConflictError for a customer who is deleted, or about to be: nothing may be sold to them any more."""
+    if customer.deleted or customer.erased_at is not None:
+        raise ConflictError("This customer is deleted.", code="customer_deleted")
+
+
+async def list_living(
+    session: AsyncSession, *, email: str | None, user_id: str | None, limit: int, starting_after: str | None
+) -> list[models.Customer]:
+    """Newest first, up to `limit` + 1 of them; an address is found however it is capitalised.
+
+    `starting_after` is Stripe's id of a customer. Raises NotFoundError for one that isn't known.
+    """
+    page = select(models.Customer).where(~models.Customer.deleted)
+    if email is not None:
+        page = page.where(func.lower(models.Customer.email) == func.lower(email))
+    if user_id is not None:
+        page = page.where(models.Customer.user_id == user_id)
+    place = tuple_(models.Customer.created, models.Customer.stripe_id)
+    if starting_after is not None:
+        last = await session.scalar(select(models.Customer).where(models.Customer.stripe_id == starting_after))
+        if last is None:
+            raise NotFoundError("There is no such customer.", code="customer_not_found", param="starting_after")
+        page = page.where(place < (last.created, last.stripe_id))
+    page = page.order_by(models.Customer.created.desc(), models.Customer.stripe_id.desc()).limit(limit + 1)
+    return list((await session.scalars(page)).all())
 
 
 async def get_for_user(session: AsyncSession, user_id: str) -> models.Customer:
@@ -90,16 +149,137 @@ async def create_at_stripe(session: AsyncSession, provider: CustomerProvider, bu
     who = hashlib.sha256(buyer.user_id.encode()).hexdigest()[:40]
 
     async def create(key: str) -> Snapshot[Customer]:
-        return await provider.create_customer(
-            email=None, name=None, metadata={USER_METADATA: buyer.user_id}, idempotency_key=key
-        )
+        return await provider.create_customer(metadata={USER_METADATA: buyer.user_id}, idempotency_key=key)
 
     made = await with_derived_key(f"billhook-customer-{who}", create, usable=lambda made: not made.object.deleted)
     # Stripe refuses what can't be an address; a token may carry anything.
     email = buyer.email if buyer.email and re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", buyer.email) else None
-    if (email, buyer.name) == (None, None):
-        return made
-    return await provider.update_customer(made.object.id, email=email, name=buyer.name)
+    known: CustomerChanges = {}
+    if email:
+        known["email"] = email
+    if buyer.name:
+        known["name"] = buyer.name
+    return await provider.update_customer(made.object.id, **known) if known else made
+
+
+async def ensure(
+    session: AsyncSession,
+    provider: CustomerProvider,
+    buyer: Buyer,
+    *,
+    actor: str,
+    details: CustomerChanges | None = None,
+    tax_ids: Sequence[tuple[str, str]] = (),
+) -> tuple[models.Customer, bool]:
+    """The user's customer, and whether it is new. One that is there already is left as it is.
+
+    `tax_ids` are (type, value). One that Stripe refuses is told of after the customer has been made.
+    """
+    if (known := await find_for_user(session, buyer.user_id)) is not None:
+        return known, False
+    made = await create_at_stripe(session, provider, buyer)
+    if details:
+        made = await provider.update_customer(made.object.id, **details)
+    for type, value in tax_ids:
+        key = hashlib.sha256(f"{made.object.id}\n{type}\n{value}".encode()).hexdigest()
+        await provider.create_tax_id(made.object.id, type=type, value=value, idempotency_key=f"billhook-tax-id-{key}")
+    await store_new(session, made, actor=actor)
+    if (row := await find_for_user(session, buyer.user_id)) is None:
+        raise _being_made()
+    return row, True
+
+
+async def store_new(session: AsyncSession, made: Snapshot[Customer], *, actor: str) -> None:
+    """Store what `create_at_stripe` gave. Raises ConflictError (retryable) where the user has got another one."""
+    await lock(session, made.object.id)
+    try:
+        # False: its webhook was faster.
+        await sync(session, made.object, as_of=AsOf(at=made.at, revision=NO_ROW), origin=Origin(actor=actor))
+    except UserTakenError as error:
+        raise _being_made() from error
+
+
+def _being_made() -> ConflictError:
+    error = ConflictError("This user's customer is being set up.", code="customer_in_progress")
+    error.retryable = True
+    return error
+
+
+async def change(
+    session: AsyncSession,
+    provider: CustomerProvider,
+    customer: models.Customer,
+    changes: CustomerChanges,
+    *,
+    idempotency_key: str,
+    actor: str,
+) -> models.Customer:
+    """Change the customer at Stripe, and our row as Stripe then shows it."""
+    stripe_id, revision = customer.stripe_id, customer.revision
+    await release(session)
+    await keep(
+        session,
+        models.Customer,
+        await provider.update_customer(stripe_id, idempotency_key=idempotency_key, **changes),
+        customer=stripe_id,
+        revision=revision,
+        sync=sync,
+        again=lambda: provider.retrieve_customer(stripe_id),
+        origin=Origin(actor=actor),
+    )
+    await session.refresh(customer)
+    return customer
+
+
+async def list_tax_ids(session: AsyncSession, provider: CustomerProvider, customer: models.Customer) -> Sequence[TaxId]:
+    await release(session)
+    return [] if customer.deleted else await provider.list_tax_ids(customer.stripe_id)
+
+
+async def create_tax_id(
+    session: AsyncSession,
+    provider: CustomerProvider,
+    customer: models.Customer,
+    *,
+    type: str,
+    value: str,
+    idempotency_key: str,
+) -> TaxId:
+    await release(session)
+    return await provider.create_tax_id(customer.stripe_id, type=type, value=value, idempotency_key=idempotency_key)
+
+
+async def delete_tax_id(
+    session: AsyncSession, provider: CustomerProvider, customer: models.Customer, tax_id: str
+) -> None:
+    await release(session)
+    await provider.delete_tax_id(customer.stripe_id, tax_id)
+
+
+async def keep(
+    session: AsyncSession,
+    model: type[Mirrored],
+    answer: Snapshot[Any],
+    *,
+    customer: str,
+    revision: int,
+    sync: Callable[..., Awaitable[bool]],
+    again: Callable[[], Awaitable[Snapshot[Any]]],
+    origin: Origin,
+) -> None:
+    """Store what Stripe answered to a change; `revision` is the row's from before, `customer` whose it is.
+
+    If a webhook overtakes us meanwhile, Stripe is asked `again`: which of the two states is newer can't be told.
+    Before the first write of the transaction.
+    """
+    for _ in range(_SYNC_ROUNDS):
+        await lock(session, customer)
+        if await sync(session, answer.object, as_of=AsOf(at=answer.at, revision=revision), origin=origin):
+            return
+        revision = await mirror.revision_of(session, model, answer.object.id)
+        await release(session)
+        answer = await again()
+    raise UnavailableError("It is changing too fast; try again.", retry_after=1)
 
 
 async def sync(
@@ -114,7 +294,8 @@ async def sync(
     row = await mirror.find_row(session, models.Customer, customer.id)
     stub = customer.deleted and as_of.revision is not None  # what a fetch of a deleted customer shows: its id alone
     values: dict[str, Any] = {"deleted": True} if stub else columns(customer)
-    if user_id := claim_of(row, customer):
+    erased = row is not None and row["erased_at"] is not None
+    if (user_id := claim_of(row, customer)) and not erased:
         holder = None if customer.deleted else await find_for_user(session, user_id)
         if holder is None:
             values["user_id"] = user_id
@@ -129,8 +310,11 @@ async def sync(
         origin=origin,
         only_on_insert=columns(customer) if stub else None,
     )
-    if applied and customer.deleted and row is not None and row["user_id"] is not None:
-        await _hand_over(session, row["user_id"], origin)
+    if applied and customer.deleted and row is not None:
+        if erased:
+            await forgetting.forget(session, row["id"], actor=origin.actor)
+        elif row["user_id"] is not None:
+            await _hand_over(session, row["user_id"], origin)
     return applied
 
 

@@ -12,12 +12,25 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
-from app.errors import NotFoundError
+from app.errors import BillingError, NotFoundError
 from app.models.mirror import Mirrored
 from app.provider.objects import CheckoutSession, Event, MirroredObject, Snapshot, Subscription, customer_of
+from app.provider.payment_objects import Dispute, Refund
 from app.provider.protocol import BillingProvider
-from app.services import catalog, checkout, customers, invoices, mirror, payment_methods, subscriptions
+from app.services import (
+    catalog,
+    checkout,
+    credit_notes,
+    customers,
+    invoices,
+    mirror,
+    payment_methods,
+    payment_rows,
+    prices,
+    products,
+)
 from app.services.mirror import AsOf, Origin, Row
+from app.services.subscriptions import following, schedules, trials
 
 Ref = tuple[str, str]
 """An object's type and id, e.g. ("subscription", "sub_…")."""
@@ -58,8 +71,14 @@ KINDS: Mapping[str, Kind] = {
     "subscription": Kind(
         models.Subscription,
         lambda provider, id: provider.retrieve_subscription(id),
-        subscriptions.sync,
-        subscriptions.columns,
+        following.sync,
+        following.columns,
+    ),
+    "subscription_schedule": Kind(
+        models.SubscriptionSchedule,
+        lambda provider, id: provider.retrieve_subscription_schedule(id),
+        schedules.sync,
+        lambda schedule, customer_id, _plans: schedules.columns(schedule, customer_id),
     ),
     "invoice": Kind(
         models.Invoice,
@@ -67,11 +86,53 @@ KINDS: Mapping[str, Kind] = {
         invoices.sync,
         lambda invoice, customer_id, _plans: invoices.columns(invoice, customer_id),
     ),
+    "credit_note": Kind(
+        models.CreditNote,
+        lambda provider, id: provider.retrieve_credit_note(id),
+        credit_notes.sync,
+        lambda note, customer_id, _plans: credit_notes.columns(note, customer_id),
+    ),
     "checkout.session": Kind(
         models.CheckoutSession,
         lambda provider, id: provider.retrieve_checkout_session(id),
         checkout.sync,
         lambda session, customer_id, _plans: checkout.columns(session, customer_id),
+    ),
+    "payment_intent": Kind(
+        models.PaymentIntent,
+        lambda provider, id: provider.retrieve_payment_intent(id),
+        payment_rows.sync_intent,
+        lambda intent, customer_id, _plans: payment_rows.intent_columns(intent, customer_id),
+    ),
+    "charge": Kind(
+        models.Charge,
+        lambda provider, id: provider.retrieve_charge(id),
+        payment_rows.sync_charge,
+        lambda charge, customer_id, _plans: payment_rows.charge_columns(charge, customer_id),
+    ),
+    "refund": Kind(
+        models.Refund,
+        lambda provider, id: provider.retrieve_refund(id),
+        payment_rows.sync_refund,
+        lambda refund, customer_id, _plans: payment_rows.refund_columns(refund, customer_id),
+    ),
+    "dispute": Kind(
+        models.Dispute,
+        lambda provider, id: provider.retrieve_dispute(id),
+        payment_rows.sync_dispute,
+        lambda dispute, customer_id, _plans: payment_rows.dispute_columns(dispute, customer_id),
+    ),
+    "product": Kind(
+        models.Product,
+        lambda provider, id: provider.retrieve_product(id),
+        products.sync,
+        lambda product, _id, _plans: products.columns(product),
+    ),
+    "price": Kind(
+        models.Price,
+        lambda provider, id: provider.retrieve_price(id),
+        prices.sync,
+        lambda price, _id, _plans: prices.columns(price),
     ),
 }
 
@@ -91,6 +152,17 @@ HANDLED: Mapping[str, str] = {
             "customer.subscription.pending_update_expired",
         ),
         "subscription",
+    ),
+    **dict.fromkeys(
+        (
+            "subscription_schedule.created",
+            "subscription_schedule.updated",
+            "subscription_schedule.released",
+            "subscription_schedule.completed",
+            "subscription_schedule.canceled",
+            "subscription_schedule.aborted",
+        ),
+        "subscription_schedule",
     ),
     # Every event after which an invoice looks different. invoice.upcoming is not one: it has no id yet.
     **dict.fromkeys(
@@ -113,6 +185,7 @@ HANDLED: Mapping[str, str] = {
         ),
         "invoice",
     ),
+    **dict.fromkeys(("credit_note.created", "credit_note.updated", "credit_note.voided"), "credit_note"),
     **dict.fromkeys(
         (
             "payment_method.attached",
@@ -132,6 +205,47 @@ HANDLED: Mapping[str, str] = {
         ),
         "checkout.session",
     ),
+    # Every try to collect a payment. payment_intent.created is none, and would only be fetched for nothing: what
+    # follows it within the same second can't be told from it.
+    **dict.fromkeys(
+        (
+            "payment_intent.requires_action",
+            "payment_intent.processing",
+            "payment_intent.amount_capturable_updated",
+            "payment_intent.partially_funded",
+            "payment_intent.succeeded",
+            "payment_intent.payment_failed",
+            "payment_intent.canceled",
+        ),
+        "payment_intent",
+    ),
+    # Nearly every charge.updated says that the money has reached the balance, of which a row says nothing.
+    **dict.fromkeys(
+        (
+            "charge.succeeded",
+            "charge.pending",
+            "charge.failed",
+            "charge.captured",
+            "charge.expired",
+            "charge.refunded",
+        ),
+        "charge",
+    ),
+    # charge.refund.updated says nothing that refund.updated doesn't.
+    **dict.fromkeys(("refund.created", "refund.updated", "refund.failed"), "refund"),
+    **dict.fromkeys(
+        (
+            "charge.dispute.created",
+            "charge.dispute.updated",
+            "charge.dispute.funds_withdrawn",
+            "charge.dispute.funds_reinstated",
+            "charge.dispute.closed",
+        ),
+        "dispute",
+    ),
+    # What is sold, also where somebody changes it at Stripe.
+    **dict.fromkeys(("product.created", "product.updated", "product.deleted"), "product"),
+    **dict.fromkeys(("price.created", "price.updated", "price.deleted"), "price"),
 }
 
 
@@ -234,11 +348,18 @@ async def apply(session: AsyncSession, event: Event, fetches: Fetches) -> None:
             session, ref, event.object, as_of=AsOf(at=event.created), origin=origin, fetches=fetches
         ):
             raise StaleError(ref)
+        if announces_more(event):
+            await trials.announce_end(session, ref[1], stripe_event_id=event.id)
     except customers.UnknownCustomerError as error:
         customer = ("customer", error.stripe_id)
         if customer in fetches.revisions:
             raise  # Stripe doesn't know this customer either
         raise StaleError(customer) from error
+
+
+def announces_more(event: Event) -> bool:
+    """Whether the event itself is news, beside what it changes."""
+    return event.type.removeprefix("v1.") == trials.WILL_END
 
 
 async def _apply_requirements(session: AsyncSession, event: Event, ref: Ref, fetches: Fetches, origin: Origin) -> None:
@@ -248,7 +369,10 @@ async def _apply_requirements(session: AsyncSession, event: Event, ref: Ref, fet
         if not needless and await mirror.find_row(session, models.Customer, fetched[1]) is None:
             await _apply_fetch(session, fetched, fetches, origin)
     for helpful in requirements(event):
-        if helpful[0] != "customer" and isinstance(fetches.answers.get(helpful), Snapshot):
+        answer = fetches.answers.get(helpful)
+        if helpful[0] == "charge" and isinstance(answer, BillingError) and answer.retryable:
+            raise answer  # nothing else will ever tell whose the event's own is
+        if helpful[0] != "customer" and isinstance(answer, Snapshot):
             with suppress(StaleError):  # somebody has written it meanwhile, which is as good
                 await _apply_fetch(session, helpful, fetches, origin)
 
@@ -301,4 +425,10 @@ def requirements(event: Event) -> list[Ref]:
         needed.append(("customer", event.customer))
     if isinstance(event.object, CheckoutSession) and event.object.subscription is not None:
         needed.append(("subscription", event.object.subscription))
+    if isinstance(event.object, Dispute | Refund) and event.customer is None and event.object.charge is not None:
+        needed.append(("charge", event.object.charge))  # which knows whose it is
+    if isinstance(event.object, Subscription):
+        for item in event.object.items:
+            if catalog.plan_named(item.price) is None:  # our rows may know its plan, or its product's
+                needed += [("price", item.price.id), ("product", item.price.product)]
     return needed

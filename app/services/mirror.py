@@ -6,15 +6,18 @@ from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Table, update
+from sqlalchemy import Table, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.models import Customer
 from app.models.mirror import Mirrored
 from app.services import audit, outbox
+from app.values import unix_now
 
 NO_ROW = 0
 _ATTEMPTS = 10
+SKEW_SECONDS = 300  # how far Stripe's clock may be ahead of ours
 
 OWN = frozenset({"id", "stripe_id", "trial_used", "erased_at", "ours", "request"})
 """Columns that are not Stripe's to change: what follows Stripe writes them once at most, with a new row."""
@@ -57,9 +60,10 @@ class Change:
 def is_newer(at: int, row: Row | None) -> bool:
     """Whether a payload of Stripe's second `at` may be applied without asking Stripe.
 
-    Stripe's clock has seconds, so two changes of one second can't be told apart: only a later second is newer.
+    Stripe's clock has seconds, so two changes of one second can't be told apart: only a later second is newer. Events
+    from the future come of a test clock, while answers of the API have the real time: which is newer can't be told.
     """
-    return row is None or at > row["synced_at"]
+    return row is None or row["synced_at"] < at <= unix_now() + SKEW_SECONDS
 
 
 def shows(row: Row | None, values: Row) -> bool:
@@ -106,6 +110,8 @@ async def upsert(
     table = table_of(model)
     for _ in range(_ATTEMPTS):
         row = await find_row(session, model, stripe_id)
+        if await _owner_is_erased(session, model, row, values):
+            values, only_on_insert = impersonal(values), impersonal(only_on_insert or {})
         new = next_row(model, stripe_id, row, values, as_of=as_of, only_on_insert=only_on_insert)
         if new is None:
             return as_of.revision is None and shows(row, values)
@@ -123,6 +129,19 @@ async def upsert(
             await outbox.append(session, announcements(change))
             return True
     return False
+
+
+async def _owner_is_erased(session: AsyncSession, model: type[Mirrored], row: Row | None, values: Row) -> bool:
+    if model is Customer:
+        return row is not None and row["erased_at"] is not None
+    owner = values.get("customer_id") or (row or {}).get("customer_id")
+    erased_at = None if owner is None else await session.scalar(select(Customer.erased_at).where(Customer.id == owner))
+    return erased_at is not None
+
+
+def impersonal(values: Row) -> dict[str, Any]:
+    """What may be kept of somebody who was erased, whatever Stripe still tells."""
+    return {**values} | {name: {} if name == "stripe_metadata" else None for name in values.keys() & PERSONAL}
 
 
 async def bury(session: AsyncSession, model: type[Mirrored], stripe_id: str, *, revision: int, origin: Origin) -> bool:
@@ -153,7 +172,6 @@ def table_of(model: type[Mirrored]) -> Table:
     return table
 
 
-@cache
 def must_belong(model: type[Mirrored]) -> bool:
     """Whether a row of it can't be without its customer."""
     owner = table_of(model).columns.get("customer_id")
@@ -174,8 +192,9 @@ def _may_apply(as_of: AsOf, row: Row, values: Row) -> bool:
     return is_newer(as_of.at, row) and not (revives and _is_alive(values))
 
 
-TERMINAL = frozenset({"canceled", "incomplete_expired", "paid", "void", "complete", "expired"})
-"""Final words of subscriptions, invoices and checkout sessions: a payload may not take them back, a fetch may."""
+TERMINAL = frozenset({"canceled", "incomplete_expired", "paid", "void", "complete", "expired", "completed", "released"})
+"""Final words of subscriptions and their schedules, invoices and checkout sessions: a payload may not take them back, a
+fetch may."""
 
 
 def _is_alive(values: Row) -> bool:
@@ -183,8 +202,16 @@ def _is_alive(values: Row) -> bool:
 
 
 _BOOKKEEPING = frozenset({"id", "stripe_id", "synced_at", "revision", "customer_id"})
-_PERSONAL = frozenset({"email", "name", "stripe_metadata", "url", "hosted_invoice_url", "invoice_pdf", "request"})
-"""Not in the audit log: it is kept for ever and can't be changed, so it must not hold what a person may have erased."""
+_TEXTS = frozenset({"lines"})
+"""Not in the audit log either: what stands on a document is in its row for as long as books are kept."""
+PERSONAL = frozenset(
+    {
+        *("user_id", "email", "name", "last4", "description", "memo", "stripe_metadata"),
+        *("url", "hosted_invoice_url", "invoice_pdf", "receipt_url", "pdf", "request"),
+    }
+)
+"""Of customers and what belongs to them. Not in the audit log: it is kept for ever and can't be changed, so it must
+not hold what a person may have erased."""
 
 
 def audit_entry(change: Change) -> audit.Entry | None:
@@ -226,7 +253,13 @@ def announcements(change: Change) -> list[outbox.Message]:
 
 @cache
 def _audited(table: Table) -> tuple[str, ...]:
-    return tuple(c.name for c in table.columns if c.name not in _BOOKKEEPING | _PERSONAL)
+    unsaid = _BOOKKEEPING | _TEXTS | (PERSONAL if is_personal(table) else frozenset())
+    return tuple(c.name for c in table.columns if c.name not in unsaid)
+
+
+def is_personal(table: Table) -> bool:
+    """Whether its rows are about people."""
+    return table is table_of(Customer) or "customer_id" in table.columns
 
 
 def _customer_id(change: Change) -> UUID | None:
@@ -242,5 +275,13 @@ AUDIT_NAMES = {
     "Subscription": "subscription",
     "Invoice": "invoice",
     "PaymentMethod": "payment_method",
+    "SubscriptionSchedule": "subscription_schedule",
     "CheckoutSession": "checkout_session",
+    "PaymentIntent": "payment_intent",
+    "Charge": "charge",
+    "Refund": "refund",
+    "Dispute": "dispute",
+    "Product": "product",
+    "Price": "price",
+    "CreditNote": "credit_note",
 }

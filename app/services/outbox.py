@@ -61,6 +61,10 @@ def news(kind: str, old: Row | None, new: Row) -> list[News]:
             return _subscription_news(old, new)
         case "invoice":
             return _invoice_news(old, new)
+        case "refund":
+            return _refund_news(old, new)
+        case "dispute":
+            return _dispute_news(old, new)
         case _:
             return []
 
@@ -96,3 +100,28 @@ def _invoice_news(old: Row | None, new: Row) -> list[News]:
     if status == "open" and attempts > (0 if old is None else old["attempt_count"]):
         return [News("payment.failed", f"payment.failed:{subject}:{attempts}", data)]
     return []
+
+
+_REFUND_STATES = {"succeeded": "payment.refunded", "failed": "payment.refund_failed"}
+
+
+def _refund_news(old: Row | None, new: Row) -> list[News]:
+    """Each refund is told of once, and once more if the bank sends it back."""
+    type = _REFUND_STATES.get(new["status"])
+    if type is None or (old is not None and old["status"] == new["status"]):
+        return []
+    names = ("amount", "currency", "reason", "failure_reason", "charge", "payment_intent")
+    return [News(type, f"{type}:{new['stripe_id']}", {name: new[name] for name in names})]
+
+
+_DISPUTE_ENDS = frozenset({"won", "lost", "warning_closed", "prevented"})
+
+
+def _dispute_news(old: Row | None, new: Row) -> list[News]:
+    status = new["status"]
+    names = ("amount", "currency", "reason", "status", "evidence_due_by", "charge", "payment_intent")
+    data = {name: new[name] for name in names}
+    types = [] if old is not None else ["dispute.opened"]
+    if status in _DISPUTE_ENDS and (old is None or old["status"] not in _DISPUTE_ENDS):
+        types.append("dispute.closed")
+    return [News(type, f"{type}:{new['stripe_id']}", data) for type in types]

@@ -5,7 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import release
 from app.errors import NotFoundError
 from app.provider.protocol import PortalFlow, PortalProvider
-from app.services import customers, subscriptions
+from app.services import customers
+from app.services.subscriptions import reading
 
 
 async def create_session(
@@ -15,7 +16,7 @@ async def create_session(
     customer = await customers.get_for_user(session, user_id)
     subscription = None
     if flow in {"subscription_cancel", "subscription_update"}:
-        alive = await subscriptions.live(session, user_id)
+        alive = await reading.live(session, user_id)
         if not alive:
             raise NotFoundError("There is no subscription.", code="subscription_not_found", param="flow")
         subscription = alive[0].stripe_id

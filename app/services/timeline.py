@@ -64,7 +64,7 @@ async def list_entries(session: AsyncSession, id: str, *, limit: int, starting_a
     row_ids = [customer.id for customer in customers]
     owners: tuple[Sequence[Any], ...] = (
         [customer.stripe_id for customer in customers],
-        list({customer.user_id for customer in customers if customer.user_id is not None}),
+        list({customer.user_id or customer.stripe_id for customer in customers}),
         row_ids,
         row_ids,
     )

@@ -1,10 +1,14 @@
-"""Removes what has served its time, slice by slice: no lock lasts, and being stopped midway does no harm."""
+"""Removes what has served its time, slice by slice: no lock lasts, and being stopped midway does no harm.
+
+And looks ahead, to the cards that expire.
+"""
 
 import asyncio
 from datetime import timedelta
 
-from app.db import Sessions, driver_connection
-from app.values import utcnow
+from app.db import Sessions, driver_connection, transaction
+from app.services import payment_methods
+from app.values import unix_now, utcnow
 
 IDEMPOTENCY_KEPT = timedelta(hours=24)  # as long as Stripe keeps its own
 API_CALLS_KEPT = timedelta(days=90)
@@ -23,6 +27,11 @@ API_CALLS = """
 DELETE FROM api_calls
  WHERE id = ANY (ARRAY(SELECT id FROM api_calls WHERE at < $1 ORDER BY at LIMIT 500 FOR UPDATE SKIP LOCKED))
 """
+PREVIEWS = """
+DELETE FROM subscription_previews
+ WHERE id = ANY (ARRAY(
+    SELECT id FROM subscription_previews WHERE expires_at < $1 ORDER BY expires_at LIMIT 500 FOR UPDATE SKIP LOCKED))
+"""
 IDEMPOTENCY_KEYS = """
 WITH oldest AS (
     SELECT caller, key FROM idempotency_keys
@@ -33,10 +42,16 @@ DELETE FROM idempotency_keys USING oldest
 
 
 async def keep_house(sessions: Sessions, *, payload_days: int) -> None:
-    """Empty what events said and delete calls and idempotency keys, once old enough. Events themselves stay."""
+    """Empty what events said and delete calls, previews and idempotency keys, once old enough. Events stay."""
     await _in_slices(sessions, PAYLOADS, older_than=timedelta(days=payload_days))
     await _in_slices(sessions, API_CALLS, older_than=API_CALLS_KEPT)
+    await _in_slices(sessions, PREVIEWS, older_than=IDEMPOTENCY_KEPT)  # so long may a confirmation be repeated
     await _in_slices(sessions, IDEMPOTENCY_KEYS, older_than=IDEMPOTENCY_KEPT)
+
+
+async def announce_expiring_cards(sessions: Sessions) -> None:
+    async with transaction(sessions) as session:
+        await payment_methods.announce_expiring(session, now=unix_now())
 
 
 async def _in_slices(sessions: Sessions, statement: str, *, older_than: timedelta) -> None:

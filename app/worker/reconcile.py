@@ -1,10 +1,11 @@
 """Compares everything with Stripe, step by step, each step in transactions of its own; and fetches missed events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import MappingProxyType
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,8 +15,10 @@ from app.errors import BillingError, ConflictError, UnreadableAnswerError
 from app.models import ReconcileRun
 from app.observability import drift, reconcile_finished, reconcile_unrepaired
 from app.provider.protocol import BillingProvider
+from app.services.catalog import Meter
 from app.services.event_effects import Ref
-from app.services.reconcile import differences, lists, missed, runs
+from app.services.plans_file import load
+from app.services.reconcile import differences, lists, missed, runs, usage
 from app.services.reconcile.differences import Finding
 from app.services.reconcile.lists import Place
 from app.services.reconcile.missed import WINDOW_SECONDS, Missed
@@ -26,6 +29,7 @@ from app.worker import customers_first
 
 log = structlog.get_logger(__name__)
 
+NO_METERS: Mapping[str, Meter] = MappingProxyType({})
 PATIENCE_SECONDS = 2.0
 """How long webhooks that are under way have to arrive before a difference is called one."""
 
@@ -37,21 +41,28 @@ async def reconcile(
     actor: str,
     repair: bool,
     since: int | None = None,
+    meters: Mapping[str, Meter] = NO_METERS,
     patience: float = PATIENCE_SECONDS,
     beat: float = BEAT_SECONDS,
     watch: Callable[[ReconcileRun], None] = lambda _run: None,
 ) -> ReconcileRun:
     """Compare with Stripe what was made or changed since then (unix seconds), or everything; mend it with `repair`.
 
-    Goes on with a run that was interrupted. Every `beat` seconds it says that it lives; `watch` is shown the run after
-    each step. Raises ConflictError while another process is at it, and whatever keeps it from finishing; then the next
-    call goes on where it stopped.
+    Usage is compared of these `meters` (by their keys). Goes on with a run that was interrupted. Every `beat` seconds
+    it says that it lives; `watch` is shown the run after each step. Raises ConflictError while another process is at
+    it, and whatever keeps it from finishing; then the next call goes on where it stopped.
     """
     async with transaction(sessions) as session:
         run = await runs.start(session, actor=actor, repair=repair, since=since)
         history_until = await missed.heard_since(session)
     comparison = Comparison(
-        sessions=sessions, provider=provider, run=run, actor=actor, history_until=history_until, patience=patience
+        sessions=sessions,
+        provider=provider,
+        run=run,
+        actor=actor,
+        history_until=history_until,
+        meters=meters,
+        patience=patience,
     )
     owner = Progress.of(run).owner
     try:
@@ -100,6 +111,7 @@ class Comparison:
     run: ReconcileRun
     actor: str
     history_until: int
+    meters: Mapping[str, Meter]
     patience: float
     _looked: set[Ref] = field(default_factory=set)
 
@@ -108,6 +120,8 @@ class Comparison:
         progress = Progress.of(self.run)
         if progress.phase == "event":
             compared, then = await self._events(progress)
+        elif progress.phase == "usage":
+            compared, then = await self._usage(progress)
         else:
             compared, then = await self._page(progress)
         async with transaction(self.sessions) as session:
@@ -150,6 +164,15 @@ class Comparison:
         if found.next is not None:
             return compared, replace(progress, place=found.next)
         return compared, replace(progress, phase=_after(name), place=Place())
+
+    async def _usage(self, progress: Progress) -> tuple[int, Progress]:
+        after = progress.place.after
+        async with transaction(self.sessions) as session:
+            found = await usage.compare(session, self.provider, self.meters, after=after, since=self.run.since)
+            _count(await runs.record(session, self.run, found.findings))
+        if found.after is not None:
+            return found.sums, replace(progress, place=Place(after=found.after))
+        return found.sums, replace(progress, phase=_after("usage"), place=Place())
 
     async def _settle(self, suspects: Sequence[Ref]) -> None:
         if suspects:
@@ -247,7 +270,8 @@ async def watch_objects(settings: Settings, *, sessions: Sessions, provider: Bil
                 await missed.begin(session)
                 due = await runs.is_due(session, every=timedelta(hours=settings.reconcile_hours), repair=repair)
             if due:
-                await reconcile(sessions, provider, actor=runs.ACTOR, repair=repair)
+                meters = load(settings.plans_file).meters
+                await reconcile(sessions, provider, actor=runs.ACTOR, repair=repair, meters=meters)
     async with transaction(sessions) as session:
         if (run := await runs.latest_done(session)) is not None and run.finished_at is not None:
             reconcile_finished.set(run.finished_at.timestamp())

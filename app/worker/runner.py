@@ -11,21 +11,28 @@ from redis.asyncio import Redis
 
 from app.db import AWAY, Sessions, async_url
 from app.provider.protocol import BillingProvider
+from app.services.plans_file import load
 from app.services.receiver import WAKE_CHANNEL
 from app.settings import Settings
 from app.worker.audit_heads import publish_heads
 from app.worker.dispatcher import Dispatcher
-from app.worker.housekeeping import keep_house
+from app.worker.erasing import finish_erasing
+from app.worker.housekeeping import announce_expiring_cards, keep_house
 from app.worker.inbox import Inbox
+from app.worker.meters import Forwarder
 from app.worker.reconcile import watch_events, watch_objects
 from app.worker.replays import carry_out
 
 log = structlog.get_logger(__name__)
 
 HOUSEKEEPING_SECONDS = 600.0
+EXPIRING_CARDS_SECONDS = 6 * 3600.0
 AUDIT_SECONDS = 60.0
 BACKLOG_SECONDS = 10.0
 REPLAY_SECONDS = 2.0
+USAGE_SECONDS = 1.0
+USAGE_CARE_SECONDS = 60.0
+USAGE_SWEEP_SECONDS = 3600.0
 RECONCILE_SECONDS = 60.0  # between two looks whether the schedule asks for something
 
 
@@ -34,15 +41,21 @@ async def run(
 ) -> None:
     """Work until `stop` is set, then finish what is under way."""
     inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=settings.event_max_attempts)
+    forwarder = Forwarder(sessions=sessions, provider=provider, catalog=load(settings.plans_file))
     wake = asyncio.Event()
     loops = [
         Dispatcher(
             inbox, wake, concurrency=settings.worker_concurrency, poll_seconds=settings.worker_poll_seconds
         ).run(),
         _every(HOUSEKEEPING_SECONDS, partial(keep_house, sessions, payload_days=settings.event_payload_days)),
+        _every(HOUSEKEEPING_SECONDS, partial(finish_erasing, sessions, provider)),
+        _every(EXPIRING_CARDS_SECONDS, partial(announce_expiring_cards, sessions)),
         _every(AUDIT_SECONDS, partial(publish_heads, sessions)),
         _every(BACKLOG_SECONDS, inbox.measure_backlog),
         _every(REPLAY_SECONDS, partial(carry_out, sessions, livemode=settings.livemode)),
+        _every(USAGE_SECONDS, forwarder.send_due),
+        _every(USAGE_CARE_SECONDS, forwarder.take_care),
+        _every(USAGE_SWEEP_SECONDS, forwarder.sweep),
         _every(RECONCILE_SECONDS, partial(watch_events, settings, sessions=sessions, provider=provider)),
         _every(RECONCILE_SECONDS, partial(watch_objects, settings, sessions=sessions, provider=provider)),
     ]
@@ -58,7 +71,7 @@ async def run(
             raise outcome
 
 
-async def _every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
             await chore()

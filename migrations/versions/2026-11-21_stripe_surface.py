@@ -40,7 +40,6 @@ def upgrade() -> None:
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("captured", sa.Boolean(), nullable=False),
-        sa.Column("disputed", sa.Boolean(), nullable=False),
         sa.Column("refunded", sa.Boolean(), nullable=False),
         sa.Column("payment_method", sa.Text(), nullable=True),
         sa.Column("description", sa.Text(), nullable=True),
@@ -180,7 +179,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("customer_id", sa.Uuid(), nullable=False),
         sa.Column("subscription", sa.Text(), nullable=False),
-        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.Column("change", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("amount_due", sa.BigInteger(), nullable=False),
         sa.Column("currency", sa.Text(), nullable=False),
@@ -188,6 +187,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("confirmed_by", sa.Text(), nullable=True),
+        sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["customer_id"], ["customers.id"], name=op.f("fk_subscription_previews_customer_id_customers")
         ),
@@ -197,7 +198,41 @@ def upgrade() -> None:
         op.f("ix_subscription_previews_customer_id"), "subscription_previews", ["customer_id"], unique=False
     )
     op.create_index(op.f("ix_subscription_previews_expires_at"), "subscription_previews", ["expires_at"], unique=False)
+    op.create_table(
+        "subscription_schedules",
+        sa.Column("customer_id", sa.Uuid(), nullable=False),
+        sa.Column("subscription", sa.Text(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("end_behavior", sa.Text(), nullable=True),
+        sa.Column("phases", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("stripe_metadata", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("stripe_id", sa.Text(), nullable=False),
+        sa.Column("livemode", sa.Boolean(), nullable=False),
+        sa.Column("created", sa.BigInteger(), nullable=False),
+        sa.Column("synced_at", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
+        sa.Column("deleted", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["customer_id"], ["customers.id"], name=op.f("fk_subscription_schedules_customer_id_customers")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_subscription_schedules")),
+        sa.UniqueConstraint("stripe_id", name=op.f("uq_subscription_schedules_stripe_id")),
+    )
+    op.create_index("ix_subscription_schedules_created", "subscription_schedules", ["created"], unique=False)
+    op.create_index(
+        op.f("ix_subscription_schedules_customer_id"), "subscription_schedules", ["customer_id"], unique=False
+    )
     op.add_column("customers", sa.Column("erased_at", sa.BigInteger(), nullable=True))
+    op.create_index(
+        "ix_customers_erased_at",
+        "customers",
+        ["erased_at"],
+        unique=False,
+        postgresql_where=sa.text("erased_at IS NOT NULL"),
+    )
+    op.create_index("ix_customers_email", "customers", [sa.literal_column("lower(email)")], unique=False)
+    op.add_column("idempotency_keys", sa.Column("user_id", sa.Text(), nullable=True))
     op.add_column("invoices", sa.Column("discount", sa.BigInteger(), nullable=True))
     op.add_column("invoices", sa.Column("tax", sa.BigInteger(), nullable=True))
     op.add_column(
@@ -221,7 +256,13 @@ def downgrade() -> None:
     op.drop_column("invoices", "lines")
     op.drop_column("invoices", "tax")
     op.drop_column("invoices", "discount")
+    op.drop_column("idempotency_keys", "user_id")
+    op.drop_index("ix_customers_email", table_name="customers")
+    op.drop_index("ix_customers_erased_at", table_name="customers", postgresql_where=sa.text("erased_at IS NOT NULL"))
     op.drop_column("customers", "erased_at")
+    op.drop_index(op.f("ix_subscription_schedules_customer_id"), table_name="subscription_schedules")
+    op.drop_index("ix_subscription_schedules_created", table_name="subscription_schedules")
+    op.drop_table("subscription_schedules")
     op.drop_index(op.f("ix_subscription_previews_expires_at"), table_name="subscription_previews")
     op.drop_index(op.f("ix_subscription_previews_customer_id"), table_name="subscription_previews")
     op.drop_table("subscription_previews")
@@ -280,6 +321,7 @@ def _follow_prices() -> None:
     op.alter_column("prices", "interval", existing_type=sa.TEXT(), nullable=True)
     op.create_index("ix_prices_created", "prices", ["created"], unique=False)
     op.create_index(op.f("ix_prices_product"), "prices", ["product"], unique=False)
+    op.create_index(op.f("ix_prices_lookup_key"), "prices", ["lookup_key"], unique=False)
     op.create_unique_constraint(op.f("uq_prices_stripe_id"), "prices", ["stripe_id"])
 
 
@@ -288,6 +330,7 @@ def _unfollow_prices() -> None:
     op.drop_constraint(op.f("uq_prices_stripe_id"), "prices", type_="unique")
     op.drop_constraint("pk_prices", "prices", type_="primary")
     op.create_primary_key("pk_prices", "prices", ["stripe_id"])
+    op.drop_index(op.f("ix_prices_lookup_key"), table_name="prices")
     op.drop_index(op.f("ix_prices_product"), table_name="prices")
     op.drop_index("ix_prices_created", table_name="prices")
     op.alter_column("prices", "interval", existing_type=sa.TEXT(), nullable=False)

@@ -145,11 +145,11 @@ async def test_a_single_event_is_replayed(client: httpx.AsyncClient, account: Ac
     assert (await client.get(f"{API}/events/{event_id}", headers=operator)).json()["status"] == "processed"
 
     [ignored] = account.events("checkout.session.completed", "product.created")[:1]
-    ignored["type"] = "product.updated"
+    ignored["type"] = "topup.created"
     await account.deliver(ignored)
     refused = await client.post(f"{API}/events/{ignored['id']}/replay", headers=operator)
     assert (refused.status_code, refused.json()["code"]) == (409, "event_not_replayable")
-    assert "product.updated" in refused.json()["detail"]
+    assert "topup.created" in refused.json()["detail"]
     unknown = await client.post(f"{API}/events/evt_never/replay", headers=operator)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "event_not_found")
 

@@ -27,7 +27,9 @@ async def test_no_route_lets_one_user_speak_for_another(client: httpx.AsyncClien
                 response = await client.request(
                     method.upper(), path, params=query, json=BODIES.get(path, {}), headers=grace
                 )
-                assert (response.status_code, response.json()["code"]) == (404, "user_not_found"), (method, path)
+                # What only backends may do is refused before anybody is looked for.
+                refused = {(404, "user_not_found"), (403, "permission_denied")}
+                assert (response.status_code, response.json()["code"]) in refused, (method, path)
                 tried += 1
     assert tried >= 11
 
@@ -48,6 +50,9 @@ async def test_another_users_ids_do_not_exist(
     for method, path in (
         ("GET", f"checkout/session/{session_id}"),
         ("GET", f"invoices?starting_after={invoice.stripe_id}"),
+        ("GET", f"invoices/{invoice.stripe_id}"),
+        ("GET", f"invoices/{invoice.stripe_id}/credit-notes"),
+        ("GET", "invoices/upcoming"),
         ("GET", "subscription"),
         ("POST", "subscription/cancel"),
         ("POST", "subscription/resume"),

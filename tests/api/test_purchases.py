@@ -74,6 +74,11 @@ async def test_the_landing_page_is_right_before_any_webhook(
     assert (method["brand"], method["last4"], method["is_default"]) == ("visa", "4242", True)
 
 
+def without_payments(state: dict[str, Any]) -> dict[str, Any]:
+    """Payments follow the webhooks alone: nothing that a customer waits for hangs on them."""
+    return {name: rows for name, rows in state.items() if name not in {"PaymentIntent", "Charge"}}
+
+
 async def test_webhooks_alone_lead_to_the_same_answers(
     client: httpx.AsyncClient, account: Account, ada: Bearer
 ) -> None:
@@ -91,9 +96,9 @@ async def test_a_webhook_after_the_landing_page_changes_nothing(
 ) -> None:
     session = await buy(client, account, ada)
     await get(client, f"/checkout/session/{session}", ada)
-    before = await account.state()
+    before = without_payments(await account.state())
     await deliver(client, account)
-    assert await account.state() == before
+    assert without_payments(await account.state()) == before
 
 
 async def test_cancelling_and_resuming(client: httpx.AsyncClient, account: Account, ada: Bearer) -> None:
@@ -118,9 +123,9 @@ async def test_cancelling_and_resuming(client: httpx.AsyncClient, account: Accou
     ended = await client.post(f"{API}/subscription/cancel", headers=ada, json={"at_period_end": False})
     assert ended.status_code == 200
     assert (await get(client, "/subscription/status", ada))["tier"] == "free"
-    before = await account.state()
+    before = without_payments(await account.state())
     await deliver(client, account)
-    assert await account.state() == before
+    assert without_payments(await account.state()) == before
 
 
 async def test_a_declined_card_leaves_the_session_to_be_paid_with_another(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from billing import Account
-from comparing import compare
+from comparing import compare, listed
 from serving import API, Bearer, CreateKey, serving
 
 from app.main import create_app
@@ -51,7 +51,7 @@ async def test_the_latest_comparison_is_reported_with_what_it_found(
         "repair": True,
         "since": None,
         "status": "done",
-        "compared": 1,
+        "compared": listed(account),
         "drifted": 1,
         "repaired": 1,
         "error": None,

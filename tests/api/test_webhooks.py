@@ -62,7 +62,7 @@ async def test_each_of_its_names_says_what_became_of_the_event(client: httpx.Asy
 
 
 async def test_answers_carry_what_other_routes_answers_carry(client: httpx.AsyncClient) -> None:
-    plain = (await client.get(f"{API}/plans")).headers
+    plain = (await client.get(f"{API}/subscription")).headers
     refused = await client.post(PATHS[0], content=b"{}")
     for response in (await deliver(client), refused):
         for header in (

@@ -9,7 +9,7 @@ from uuid import UUID
 from billing import Account
 
 from app import models
-from app.provider.objects import Customer, PaymentMethod, Subscription
+from app.provider.objects import Customer, Invoice, PaymentMethod, Subscription
 from app.services import audit
 from app.services.customers import USER_METADATA
 from app.services.event_effects import HANDLED, KINDS
@@ -19,7 +19,10 @@ Event = Mapping[str, Any]
 People = Mapping[UUID, models.Customer]
 
 BOOKKEEPING = {"id", "stripe_id", "synced_at", "revision", "customer_id", "trial_used"}
-PERSONAL = {"email", "name", "stripe_metadata", "url", "hosted_invoice_url", "invoice_pdf", "request"}
+PERSONAL = {
+    *("user_id", "email", "name", "last4", "description", "lines", "memo", "stripe_metadata"),
+    *("url", "hosted_invoice_url", "invoice_pdf", "receipt_url", "pdf", "request"),
+}
 MEANINGS: Mapping[str, tuple[str, Any]] = {
     "subscription.activated": ("status", "granting"),
     "subscription.recovered": ("status", "granting"),
@@ -30,6 +33,10 @@ MEANINGS: Mapping[str, tuple[str, Any]] = {
     "subscription.expired": ("status", "incomplete_expired"),
     "subscription.cancel_scheduled": ("ends", True),
     "subscription.cancel_withdrawn": ("ends", False),
+    "payment.refunded": ("refund", "succeeded"),
+    "payment.refund_failed": ("refund", "failed"),
+    "dispute.opened": ("dispute", "opened"),
+    "dispute.closed": ("dispute", "closed"),
 }
 """What a message tells: which side of its subject, and what that is from now on."""
 
@@ -79,11 +86,12 @@ def compare(row: Any, truth: Any, people: People) -> list[tuple[str, Any, Any]]:
     """(field, ours, Stripe's) wherever they differ; of what is deleted, or detached, only that it is."""
     if getattr(truth, "deleted", False) or (isinstance(truth, PaymentMethod) and truth.customer is None):
         return [] if row.deleted else [("deleted", False, True)]
-    named = [field.name for field in dataclasses.fields(truth) if field.name not in {"id", "items", "metadata"}]
+    apart = {"id", "items", "lines", "metadata"}
+    named = [field.name for field in dataclasses.fields(truth) if field.name not in apart]
     pairs = [(name, getattr(row, name), getattr(truth, name)) for name in named if hasattr(row, name)]
     if isinstance(truth, Customer):
         pairs.append(("user_id", row.user_id, user_of(truth, people)))
-    else:
+    elif hasattr(truth, "customer"):  # products have none, and a dispute is its charge's customer's
         owner = None if row.customer_id is None else people[row.customer_id].stripe_id
         pairs.append(("customer", owner, truth.customer))
     if hasattr(truth, "metadata"):
@@ -93,6 +101,8 @@ def compare(row: Any, truth: Any, people: People) -> list[tuple[str, Any, Any]]:
         pairs.append(
             ("items", [{name: item[name] for name in ("id", "price", "quantity")} for item in row.items], items)
         )
+    if isinstance(truth, Invoice):
+        pairs.append(("lines", row.lines, [dataclasses.asdict(line) for line in truth.lines]))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
@@ -136,7 +146,8 @@ async def effects_not_once(account: Account, told: Iterable[Event]) -> list[Any]
 
     Nothing need be said of what no event told us of: it may have been there before we came.
     """
-    rows = {row.stripe_id: row for model in (models.Subscription, models.Invoice) for row in await account.all(model)}
+    told_of = (models.Subscription, models.Invoice, models.Refund, models.Dispute)
+    rows = {row.stripe_id: row for model in told_of for row in await account.all(model)}
     said: dict[tuple[str, str], list[Any]] = {}
     found: list[Any] = []
     for message in await account.all(models.OutboxMessage):
@@ -168,8 +179,12 @@ def meaning(message: models.OutboxMessage) -> tuple[str, Any]:
             return MEANINGS.get(message.type, (message.type, message.data))
 
 
-def last_words(row: models.Subscription | models.Invoice) -> dict[str, Any]:
+def last_words(row: models.Subscription | models.Invoice | models.Refund | models.Dispute) -> dict[str, Any]:
     """What must have been said last, by side; None for nothing at all."""
+    if isinstance(row, models.Refund):
+        return {"refund": row.status if row.status in {"succeeded", "failed"} else None}
+    if isinstance(row, models.Dispute):
+        return {"dispute": "closed" if row.status in {"won", "lost", "warning_closed"} else "opened"}
     if isinstance(row, models.Invoice):
         received = row.amount_paid if row.status == "paid" and row.amount_paid > 0 else None
         failed = {"payment.failed": row.attempt_count} if row.status == "open" and row.attempt_count else {}

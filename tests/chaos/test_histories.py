@@ -31,9 +31,10 @@ from app.sandbox.resources import customers, invoices, payment_methods, refunds
 from app.sandbox.resources import subscriptions as sandbox_subscriptions
 from app.sandbox.sandbox import Sandbox
 from app.sandbox.store import Row
-from app.services import checkout, subscriptions
+from app.services import checkout
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
+from app.services.subscriptions import canceling, reading
 from app.worker.inbox import Inbox
 
 KEY = "sk_test_billhook"
@@ -171,7 +172,8 @@ class History:
     async def change_subscription(self, verb: Callable[..., Work], buyer: Buyer, **more: Any) -> None:
         key, actor = uuid4().hex, f"user:{buyer.user_id}"
         async with transaction(self.account.sessions) as session:
-            await verb(session, self.account.provider, user_id=buyer.user_id, idempotency_key=key, actor=actor, **more)
+            mine = await reading.own_live(session, buyer.user_id, None)
+            await verb(session, self.account.provider, mine, idempotency_key=key, actor=actor, **more)
 
     # All of it
 
@@ -188,8 +190,8 @@ class History:
             (0.4, lambda: self.work(self.inboxes[1], alone=likely() < 0.3)),
             (0.4, lambda: self.open_checkout(buyer, choose.choice(["basic", "pro"]))),
             (0.3 if self.shown else 0, lambda: self.land(buyer, choose.choice(sorted(self.shown)))),
-            (0.15, lambda: self.change_subscription(subscriptions.cancel, buyer, **cancel)),
-            (0.15, lambda: self.change_subscription(subscriptions.resume, buyer)),
+            (0.15, lambda: self.change_subscription(canceling.cancel, buyer, **cancel)),
+            (0.15, lambda: self.change_subscription(canceling.resume, buyer)),
         ]
         works = [make() for likelihood, make in wishes if likely() < likelihood]
         works += [self._at_stripe(likely() * 0.02) for _ in range(2)]

@@ -1,396 +1,62 @@
 """Every request the provider can send, held to the SDK's parameter types."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
+from provider import (
+    contract_catalog,
+    contract_checkout,
+    contract_customers,
+    contract_events,
+    contract_invoices,
+    contract_payment_methods,
+    contract_payments,
+    contract_subscriptions,
+    contract_usage,
+)
+from provider.contract import page_of
+from provider.contract_data import CHECKOUT, CUSTOMER, METER, PORTAL, PORTAL_CALL, PRICE, SESSION, SUBSCRIPTION
 from provider.params_check import violations
 from provider.scripted_stripe import ASKED_AT, Reply, ScriptedStripe
-from provider.stripe_data import LATEST, shown
 from stripe import api_version, params
-from stripe.params import billing_portal, checkout
+from stripe.params import checkout
 
 from app.errors import InvalidRequestError, NotFoundError
 from app.provider.mapping.subscriptions import map_subscription
 from app.provider.stripe import StripeProvider
 from app.provider.stripe_client import API_VERSION
 
-CUSTOMER = shown(LATEST, "customer.updated")
-SUBSCRIPTION = shown(LATEST, "customer.subscription.updated")
-SESSION = shown(LATEST, "checkout.session.completed")
-INVOICE = shown(LATEST, "invoice.paid")
-CARD = shown(LATEST, "payment_method.attached")
-PRICE = SUBSCRIPTION["items"]["data"][0]["price"]
-PRODUCT = {"id": "prod_Qabc", "object": "product", "name": "Pro", "active": True, "metadata": {}, "description": None}
-PORTAL = {"id": "bps_1Qabc", "object": "billing_portal.session", "url": "https://billing.stripe.com/p/1"}
-
-
-def page_of(*objects: Any, has_more: bool = False) -> dict[str, Any]:
-    return {"object": "list", "data": list(objects), "has_more": has_more, "url": "/v1/somewhere"}
-
-
-CHECKOUT: dict[str, Any] = {
-    "customer": "cus_Qabc",
-    "price": "price_1Qabc",
-    "quantity": 2,
-    "success_url": "https://shop.example/done?session={CHECKOUT_SESSION_ID}",
-    "cancel_url": "https://shop.example/no",
-    "client_reference_id": "demo-1",
-    "trial_period_days": 14,
-    "promotion_code": None,
-    "metadata": {"user_id": "demo-1"},
-    "idempotency_key": "k-1",
-}
-PORTAL_CALL: dict[str, Any] = {
-    "customer": "cus_Qabc",
-    "return_url": "https://shop.example/",
-    "flow": None,
-    "subscription": "sub_1Qabc",
-}
-NEW_PRICE: dict[str, Any] = {
-    "product": "prod_Qabc",
-    "currency": "usd",
-    "unit_amount": 9900,
-    "interval": "month",
-    "lookup_key": "pro_monthly",
-    "metadata": {"plan": "pro"},
-    "idempotency_key": "k-1",
-}
-PRODUCT_CALL: dict[str, Any] = {
-    "id": "billhook_pro",
-    "name": "Pro",
-    "description": "All of it",
-    "metadata": {"plan": "pro"},
-}
-
-Call = Callable[[StripeProvider], Awaitable[object]]
-
-# What is called, what Stripe shows, and what must have gone over the wire: verb, path, parameters, their type.
-CASES: dict[str, tuple[Call, Any, str, str, dict[str, str], Any]] = {
-    "create_customer": (
-        lambda p: p.create_customer(email="a@b.example", name="Ada", metadata={"user_id": "u"}, idempotency_key="k-1"),
-        CUSTOMER,
-        "POST",
-        "/v1/customers",
-        {"email": "a@b.example", "name": "Ada", "metadata[user_id]": "u"},
-        params.CustomerCreateParams,
-    ),
-    "update_customer": (
-        lambda p: p.update_customer("cus_Qabc", email="a@b.example", name="Ada"),
-        CUSTOMER,
-        "POST",
-        "/v1/customers/cus_Qabc",
-        {"email": "a@b.example", "name": "Ada"},
-        params.CustomerUpdateParams,
-    ),
-    "create_customer, anonymous": (
-        lambda p: p.create_customer(email=None, name=None, metadata={}, idempotency_key="k-1"),
-        CUSTOMER,
-        "POST",
-        "/v1/customers",
-        {},
-        params.CustomerCreateParams,
-    ),
-    "retrieve_customer": (
-        lambda p: p.retrieve_customer("cus_Qabc"),
-        CUSTOMER,
-        "GET",
-        "/v1/customers/cus_Qabc",
-        {},
-        params.CustomerRetrieveParams,
-    ),
-    "list_prices": (
-        lambda p: p.list_prices(lookup_keys=["pro_monthly", "basic_monthly"]),
-        {"object": "list", "data": [PRICE], "has_more": False, "url": "/v1/prices"},
-        "GET",
-        "/v1/prices",
-        {"lookup_keys[0]": "pro_monthly", "lookup_keys[1]": "basic_monthly", "limit": "100"},
-        params.PriceListParams,
-    ),
-    "retrieve_product": (
-        lambda p: p.retrieve_product("billhook_pro"),
-        PRODUCT,
-        "GET",
-        "/v1/products/billhook_pro",
-        {},
-        params.ProductRetrieveParams,
-    ),
-    "save_product, new": (
-        lambda p: p.save_product(**PRODUCT_CALL, exists=False),
-        PRODUCT,
-        "POST",
-        "/v1/products",
-        {"id": "billhook_pro", "name": "Pro", "description": "All of it", "metadata[plan]": "pro"},
-        params.ProductCreateParams,
-    ),
-    "save_product, new and undescribed": (
-        lambda p: p.save_product(**{**PRODUCT_CALL, "description": None}, exists=False),
-        PRODUCT,
-        "POST",
-        "/v1/products",
-        {"id": "billhook_pro", "name": "Pro", "metadata[plan]": "pro"},
-        params.ProductCreateParams,
-    ),
-    "save_product, again": (
-        lambda p: p.save_product(**{**PRODUCT_CALL, "description": None}, exists=True),
-        PRODUCT,
-        "POST",
-        "/v1/products/billhook_pro",
-        {"active": "true", "name": "Pro", "description": "", "metadata[plan]": "pro"},
-        params.ProductUpdateParams,
-    ),
-    "create_price": (
-        lambda p: p.create_price(**NEW_PRICE),
-        PRICE,
-        "POST",
-        "/v1/prices",
-        {
-            "product": "prod_Qabc",
-            "currency": "usd",
-            "unit_amount": "9900",
-            "recurring[interval]": "month",
-            "lookup_key": "pro_monthly",
-            "transfer_lookup_key": "true",
-            "metadata[plan]": "pro",
-        },
-        params.PriceCreateParams,
-    ),
-    "create_price, one-time": (
-        lambda p: p.create_price(**{**NEW_PRICE, "interval": None, "metadata": {}}),
-        PRICE,
-        "POST",
-        "/v1/prices",
-        {
-            "product": "prod_Qabc",
-            "currency": "usd",
-            "unit_amount": "9900",
-            "lookup_key": "pro_monthly",
-            "transfer_lookup_key": "true",
-        },
-        params.PriceCreateParams,
-    ),
-    "create_subscription_session": (
-        lambda p: p.create_subscription_session(**CHECKOUT),
-        SESSION,
-        "POST",
-        "/v1/checkout/sessions",
-        {
-            "mode": "subscription",
-            "customer": "cus_Qabc",
-            "line_items[0][price]": "price_1Qabc",
-            "line_items[0][quantity]": "2",
-            "success_url": "https://shop.example/done?session={CHECKOUT_SESSION_ID}",
-            "cancel_url": "https://shop.example/no",
-            "client_reference_id": "demo-1",
-            "allow_promotion_codes": "true",
-            "metadata[user_id]": "demo-1",
-            "subscription_data[metadata][user_id]": "demo-1",
-            "subscription_data[trial_period_days]": "14",
-        },
-        checkout.SessionCreateParams,
-    ),
-    "create_subscription_session, the least": (
-        lambda p: p.create_subscription_session(
-            **{**CHECKOUT, "client_reference_id": None, "trial_period_days": None, "metadata": {}, "quantity": 1}
-        ),
-        SESSION,
-        "POST",
-        "/v1/checkout/sessions",
-        {
-            "mode": "subscription",
-            "customer": "cus_Qabc",
-            "line_items[0][price]": "price_1Qabc",
-            "line_items[0][quantity]": "1",
-            "success_url": "https://shop.example/done?session={CHECKOUT_SESSION_ID}",
-            "cancel_url": "https://shop.example/no",
-            "allow_promotion_codes": "true",
-        },
-        checkout.SessionCreateParams,
-    ),
-    "retrieve_checkout_session": (
-        lambda p: p.retrieve_checkout_session("cs_test_Qabc"),
-        SESSION,
-        "GET",
-        "/v1/checkout/sessions/cs_test_Qabc",
-        {},
-        checkout.SessionRetrieveParams,
-    ),
-    "expire_checkout_session": (
-        lambda p: p.expire_checkout_session("cs_test_Qabc"),
-        SESSION,
-        "POST",
-        "/v1/checkout/sessions/cs_test_Qabc/expire",
-        {},
-        checkout.SessionExpireParams,
-    ),
-    "create_portal_session": (
-        lambda p: p.create_portal_session(**PORTAL_CALL),
-        PORTAL,
-        "POST",
-        "/v1/billing_portal/sessions",
-        {"customer": "cus_Qabc", "return_url": "https://shop.example/"},
-        billing_portal.SessionCreateParams,
-    ),
-    "create_portal_session, new card": (
-        lambda p: p.create_portal_session(**{**PORTAL_CALL, "flow": "payment_method_update", "subscription": None}),
-        PORTAL,
-        "POST",
-        "/v1/billing_portal/sessions",
-        {"customer": "cus_Qabc", "return_url": "https://shop.example/", "flow_data[type]": "payment_method_update"},
-        billing_portal.SessionCreateParams,
-    ),
-    "create_portal_session, cancel": (
-        lambda p: p.create_portal_session(**{**PORTAL_CALL, "flow": "subscription_cancel"}),
-        PORTAL,
-        "POST",
-        "/v1/billing_portal/sessions",
-        {
-            "customer": "cus_Qabc",
-            "return_url": "https://shop.example/",
-            "flow_data[type]": "subscription_cancel",
-            "flow_data[subscription_cancel][subscription]": "sub_1Qabc",
-        },
-        billing_portal.SessionCreateParams,
-    ),
-    "create_portal_session, change": (
-        lambda p: p.create_portal_session(**{**PORTAL_CALL, "flow": "subscription_update"}),
-        PORTAL,
-        "POST",
-        "/v1/billing_portal/sessions",
-        {
-            "customer": "cus_Qabc",
-            "return_url": "https://shop.example/",
-            "flow_data[type]": "subscription_update",
-            "flow_data[subscription_update][subscription]": "sub_1Qabc",
-        },
-        billing_portal.SessionCreateParams,
-    ),
-    "retrieve_subscription": (
-        lambda p: p.retrieve_subscription("sub_1Qabc"),
-        SUBSCRIPTION,
-        "GET",
-        "/v1/subscriptions/sub_1Qabc",
-        {},
-        params.SubscriptionRetrieveParams,
-    ),
-    "set_cancel_at_period_end": (
-        lambda p: p.set_cancel_at_period_end("sub_1Qabc", cancel=True, reason="Too dear", idempotency_key="k-1"),
-        SUBSCRIPTION,
-        "POST",
-        "/v1/subscriptions/sub_1Qabc",
-        {"cancel_at_period_end": "true", "cancellation_details[comment]": "Too dear"},
-        params.SubscriptionUpdateParams,
-    ),
-    "set_cancel_at_period_end, back": (
-        lambda p: p.set_cancel_at_period_end("sub_1Qabc", cancel=False, idempotency_key="k-1"),
-        SUBSCRIPTION,
-        "POST",
-        "/v1/subscriptions/sub_1Qabc",
-        {"cancel_at_period_end": "false"},
-        params.SubscriptionUpdateParams,
-    ),
-    "cancel_subscription": (
-        lambda p: p.cancel_subscription("sub_1Qabc", reason="Too dear", idempotency_key="k-1"),
-        SUBSCRIPTION,
-        "DELETE",
-        "/v1/subscriptions/sub_1Qabc",
-        {"cancellation_details[comment]": "Too dear"},
-        params.SubscriptionCancelParams,
-    ),
-    "retrieve_invoice": (
-        lambda p: p.retrieve_invoice("in_1Qabc"),
-        INVOICE,
-        "GET",
-        "/v1/invoices/in_1Qabc",
-        {},
-        params.InvoiceRetrieveParams,
-    ),
-    "retrieve_payment_method": (
-        lambda p: p.retrieve_payment_method("pm_1Qabc"),
-        CARD,
-        "GET",
-        "/v1/payment_methods/pm_1Qabc",
-        {},
-        params.PaymentMethodRetrieveParams,
-    ),
-    "list_customers": (
-        lambda p: p.list_customers(since=1767225600, after="cus_Qabc"),
-        page_of(CUSTOMER),
-        "GET",
-        "/v1/customers",
-        {"limit": "100", "created[gte]": "1767225600", "starting_after": "cus_Qabc"},
-        params.CustomerListParams,
-    ),
-    "list_payment_methods": (
-        lambda p: p.list_payment_methods("cus_Qabc", after="pm_1Qabc"),
-        page_of(CARD),
-        "GET",
-        "/v1/customers/cus_Qabc/payment_methods",
-        {"limit": "100", "starting_after": "pm_1Qabc"},
-        params.CustomerPaymentMethodListParams,
-    ),
-    "list_subscriptions": (
-        lambda p: p.list_subscriptions(since=1767225600, after="sub_1Qabc"),
-        page_of(SUBSCRIPTION),
-        "GET",
-        "/v1/subscriptions",
-        {"limit": "100", "status": "all", "created[gte]": "1767225600", "starting_after": "sub_1Qabc"},
-        params.SubscriptionListParams,
-    ),
-    "list_invoices": (
-        lambda p: p.list_invoices(since=1767225600, after="in_1Qabc"),
-        page_of(INVOICE),
-        "GET",
-        "/v1/invoices",
-        {"limit": "100", "created[gte]": "1767225600", "starting_after": "in_1Qabc"},
-        params.InvoiceListParams,
-    ),
-    "list_invoices, all": (
-        lambda p: p.list_invoices(since=None, after=None),
-        page_of(INVOICE),
-        "GET",
-        "/v1/invoices",
-        {"limit": "100"},
-        params.InvoiceListParams,
-    ),
-    "list_events": (
-        lambda p: p.list_events(
-            types=["invoice.paid", "customer.updated"], since=1767225600, until=1767229200, after="evt_1Qabc"
-        ),
-        page_of({"object": "event", "id": "evt_2Qabc"}),
-        "GET",
-        "/v1/events",
-        {
-            "limit": "100",
-            "types[0]": "invoice.paid",
-            "types[1]": "customer.updated",
-            "created[gte]": "1767225600",
-            "created[lte]": "1767229200",
-            "starting_after": "evt_1Qabc",
-        },
-        params.EventListParams,
-    ),
+CASES = {
+    **contract_catalog.CASES,
+    **contract_checkout.CASES,
+    **contract_customers.CASES,
+    **contract_events.CASES,
+    **contract_invoices.CASES,
+    **contract_payment_methods.CASES,
+    **contract_payments.CASES,
+    **contract_subscriptions.CASES,
+    **contract_usage.CASES,
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_request_is_as_stripe_defines_it(name: str) -> None:
-    call, answer, verb, path, form, params_type = CASES[name]
-    stripe = ScriptedStripe(Reply(body=answer))
+async def test_requests_are_as_stripe_defines_them(name: str) -> None:
+    case = CASES[name]
+    stripe = ScriptedStripe(*(Reply(body=answer) for answer in case.answers))
     async with stripe.provider() as provider:
-        await call(provider)
-    [request] = stripe.requests
-    assert (request.verb, request.path, request.form) == (verb, path, form)
-    assert violations(request.form, params_type) == []
-    assert request.headers["authorization"] == "Bearer sk_test_Qabc"
-    assert request.headers["stripe-version"] == "2026-10-28.endive"
-    assert ("idempotency-key" in request.headers) == (verb != "GET")
-    assert "x-stripe-client-telemetry" not in request.headers
+        await case.call(provider)
+    assert [(f"{request.verb} {request.path}", request.form) for request in stripe.requests] == [
+        (sent.operation, sent.form) for sent in case.sent
+    ]
+    for request, sent in zip(stripe.requests, case.sent, strict=True):
+        assert violations(request.form, sent.params) == []
+        assert request.headers["authorization"] == "Bearer sk_test_Qabc"
+        assert request.headers["stripe-version"] == API_VERSION
+        assert ("idempotency-key" in request.headers) == (request.verb != "GET")
+        assert "x-stripe-client-telemetry" not in request.headers
 
 
 def test_every_operation_has_its_case() -> None:
     operations = {name for name in dir(StripeProvider) if not name.startswith("_")} - {"livemode"}
-    no_request = {"warm", "aclose", "verify_signature", "parse_envelope", "parse_event"}
+    no_request = {"warm", "aclose", "verify_signature", "construct_event", "parse_envelope", "parse_event"}
     assert operations - no_request == {name.split(",")[0] for name in CASES}
 
 
@@ -452,18 +118,24 @@ async def test_an_unknown_promotion_code_opens_no_session() -> None:
 async def test_more_lookup_keys_than_one_call_takes_are_asked_in_several() -> None:
     stripe = ScriptedStripe(Reply(body={"object": "list", "data": [PRICE], "has_more": False, "url": "/v1/prices"}))
     async with stripe.provider() as provider:
-        prices = await provider.list_prices(lookup_keys=[f"key_{n}" for n in range(23)])
-        assert await provider.list_prices(lookup_keys=[]) == []
+        prices = await provider.find_prices([f"key_{n}" for n in range(23)])
+        assert await provider.find_prices([]) == []
     assert [len(request.form) - 1 for request in stripe.requests] == [10, 10, 3]
-    assert [price.id for price in prices] == ["price_1QabcProMonth"] * 3
+    assert [price.object.id for price in prices] == ["price_1QabcProMonth"] * 3
 
 
-async def test_a_product_stripe_does_not_know_is_none() -> None:
-    stripe = ScriptedStripe(
-        Reply(status=404, body={"error": {"code": "resource_missing", "message": "No such product"}})
-    )
+async def test_meters_are_listed_to_the_last_page() -> None:
+    stripe = ScriptedStripe(Reply(body=page_of(METER, has_more=True)), Reply(body=page_of(METER | {"id": "mtr_2"})))
     async with stripe.provider() as provider:
-        assert await provider.retrieve_product("billhook_gone") is None
+        assert [meter.id for meter in await provider.list_meters()] == ["mtr_1Qabc", "mtr_2"]
+    assert [request.form.get("starting_after") for request in stripe.requests] == [None, "mtr_1Qabc"]
+
+
+async def test_a_meter_that_somebody_else_woke_is_awake() -> None:
+    awake = {"error": {"type": "invalid_request_error", "message": "This meter is already active."}}
+    stripe = ScriptedStripe(Reply(status=400, body=awake), Reply(body=METER))
+    async with stripe.provider() as provider:
+        assert (await provider.reactivate_meter("mtr_1Qabc")).status == "active"
 
 
 async def test_a_subscription_of_many_items_is_read_whole() -> None:

@@ -81,17 +81,20 @@ async def new_customer(provider: StripeProvider) -> str:
 async def new_price(
     provider: StripeProvider, *, interval: str | None = "month", lookup_key: str = "pro_monthly"
 ) -> Price:
-    if await provider.retrieve_product("billhook_pro") is None:
-        await provider.save_product(id="billhook_pro", name="Pro", description=None, metadata={}, exists=False)
-    return await provider.create_price(
+    await provider.create_product(
+        id="billhook_pro", name="Pro", description=None, metadata={}, idempotency_key="product"
+    )
+    made = await provider.create_price(
         product="billhook_pro",
         currency="usd",
         unit_amount=9900,
         interval=interval,
         lookup_key=lookup_key,
+        transfer_lookup_key=True,
         metadata={"plan": "pro"},
         idempotency_key=f"price-{lookup_key}-{interval}",
     )
+    return made.object
 
 
 async def new_session(
@@ -160,10 +163,10 @@ async def test_what_stripe_never_had_is_not_found(provider: StripeProvider) -> N
         provider.retrieve_invoice,
         provider.retrieve_payment_method,
         provider.retrieve_checkout_session,
+        provider.retrieve_product,
     ):
         with pytest.raises(NotFoundError):
             await retrieve("nope_1Qabc")
-    assert await provider.retrieve_product("nope_1Qabc") is None
 
 
 async def test_a_wrong_key_is_our_trouble(sandbox_app: Starlette) -> None:
@@ -174,15 +177,17 @@ async def test_a_wrong_key_is_our_trouble(sandbox_app: Starlette) -> None:
     assert "wrong" not in raised.value.message
 
 
-async def test_a_product_is_saved_and_saved_again(provider: StripeProvider) -> None:
-    made = await provider.save_product(
-        id="billhook_pro", name="Pro", description="All of it", metadata={"plan": "pro"}, exists=False
+async def test_a_product_is_made_once_and_changed(provider: StripeProvider) -> None:
+    made = await provider.create_product(
+        id="billhook_pro", name="Pro", description="All of it", metadata={"plan": "pro"}, idempotency_key="k-1"
     )
-    assert made == await provider.retrieve_product("billhook_pro")
-    changed = await provider.save_product(id="billhook_pro", name="Pro 2", description=None, metadata={}, exists=True)
+    assert made.object == (await provider.retrieve_product("billhook_pro")).object
+    changed = (await provider.update_product("billhook_pro", name="Pro 2", description="")).object
     assert (changed.name, changed.description, changed.metadata) == ("Pro 2", None, {"plan": "pro"})
     with pytest.raises(ConflictError):
-        await provider.save_product(id="billhook_pro", name="Pro", description=None, metadata={}, exists=False)
+        await provider.create_product(
+            id="billhook_pro", name="Pro", description=None, metadata={}, idempotency_key="k-2"
+        )
 
 
 async def test_a_new_price_takes_the_lookup_key_over(provider: StripeProvider) -> None:
@@ -190,8 +195,8 @@ async def test_a_new_price_takes_the_lookup_key_over(provider: StripeProvider) -
     new = await new_price(provider, interval="year")
     pack = await new_price(provider, interval=None, lookup_key="pack")
     assert (old.interval, new.interval, pack.interval) == ("month", "year", None)
-    found = await provider.list_prices(lookup_keys=["pro_monthly", "pack", *(f"none_{n}" for n in range(9))])
-    assert {price.lookup_key: price.id for price in found} == {"pro_monthly": new.id, "pack": pack.id}
+    found = await provider.find_prices(["pro_monthly", "pack", *(f"none_{n}" for n in range(9))])
+    assert {price.object.lookup_key: price.object.id for price in found} == {"pro_monthly": new.id, "pack": pack.id}
 
 
 async def test_an_open_checkout_session_can_be_expired_once(provider: StripeProvider) -> None:

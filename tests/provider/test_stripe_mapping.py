@@ -110,6 +110,7 @@ def test_a_subscription_reads_the_same_in_every_generation_but_for_its_periods(g
         unit_amount=9900,
         interval="month",
         lookup_key="pro_monthly",
+        usage_type="licensed",
         metadata={"plan": "pro"},
         created=1767220000,
     )
@@ -126,6 +127,8 @@ def test_a_subscription_reads_the_same_in_every_generation_but_for_its_periods(g
         cancel_at_period_end=False,
         default_payment_method="pm_1QabcCard",
         latest_invoice="in_1QabcInv",
+        collection_method="charge_automatically",
+        discounts=[],
         metadata={"user_id": "demo-1"},
         created=START,
     )

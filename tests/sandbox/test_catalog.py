@@ -1,5 +1,6 @@
 """Customers, products and prices: the facts that were recorded at Stripe."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -73,16 +74,17 @@ async def test_a_deleted_product_is_gone(client: Any, receiver: Receiver, shop: 
 
 async def test_a_lookup_key_moves_only_when_told_to(shop: Shop, receiver: Receiver) -> None:
     prices = shop.client.v1.prices
-    await prices.update_async(shop.pro, {"lookup_key": "pro"})
-    await prices.update_async(shop.pro, {"active": False})
+    old = await another_price(shop)
+    await prices.update_async(old, {"lookup_key": "pro"})
+    await prices.update_async(old, {"active": False})
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await prices.update_async(shop.basic, {"lookup_key": "pro"})
-    assert refused.value.user_message == f"A price (`{shop.pro}`) already uses that lookup key."
+    assert refused.value.user_message == f"A price (`{old}`) already uses that lookup key."
     await prices.update_async(shop.basic, {"lookup_key": "pro", "transfer_lookup_key": True})
     assert [p.id for p in await prices.list_async({"lookup_keys": ["pro"]})] == [shop.basic]
     await shop.sandbox.drain()
     changes = [(e["data"]["object"]["id"], e["data"]["previous_attributes"]) for e in receiver.events[-2:]]
-    assert changes == [(shop.pro, {"lookup_key": "pro"}), (shop.basic, {"lookup_key": None})]
+    assert changes == [(old, {"lookup_key": "pro"}), (shop.basic, {"lookup_key": None})]
     await prices.update_async(shop.basic, {"lookup_key": ""})
     assert list(await prices.list_async({"lookup_keys": ["pro"]})) == []
 
@@ -128,6 +130,27 @@ async def test_a_product_that_has_prices_stays(shop: Shop) -> None:
 
 
 async def test_an_archived_price_sells_nothing(shop: Shop) -> None:
-    await shop.client.v1.prices.update_async(shop.pro, {"active": False})
+    old = await another_price(shop)
+    await shop.client.v1.prices.update_async(old, {"active": False})
     with pytest.raises(stripe.InvalidRequestError, match="The price specified is inactive"):
-        await shop.session()
+        await replace(shop, pro=old).session()
+
+
+async def another_price(shop: Shop) -> str:
+    """Of the product pro, whose default price stays what it is."""
+    product = (await shop.client.v1.prices.retrieve_async(shop.pro)).product
+    terms = {"currency": "usd", "unit_amount": 8900, "recurring": {"interval": "month"}}
+    return str((await shop.client.v1.prices.create_async({"product": product, **terms})).id)
+
+
+async def test_a_product_s_default_price_can_t_be_archived(shop: Shop) -> None:
+    prices, products = shop.client.v1.prices, shop.client.v1.products
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        await prices.update_async(shop.pro, {"active": False, "nickname": "Old"})
+    assert refused.value.user_message == (
+        "This price cannot be archived because it is the default price of its product."
+    )
+    kept = await prices.retrieve_async(shop.pro)
+    assert (kept.active, kept.nickname) == (True, None)
+    await products.update_async(kept.product, {"default_price": await another_price(shop)})
+    assert (await prices.update_async(shop.pro, {"active": False})).active is False

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import httpx
 import pytest
 import stripe
 from sandbox.driving import ManualClock, Receiver, Shop
+from starlette.applications import Starlette
 
 
 async def paid(shop: Shop) -> Any:
@@ -129,6 +131,16 @@ async def test_a_held_charge_is_not_refunded(shop: Shop) -> None:
     with pytest.raises(stripe.InvalidRequestError, match=r"greater than unrefunded amount on charge \(\$20.00\)"):
         await shop.client.v1.refunds.create_async({"charge": held.latest_charge, "amount": 2001})
     assert (await shop.client.v1.refunds.create_async({"charge": held.latest_charge})).amount == 2000
+
+
+async def test_a_receipt_says_what_was_given_back(shop: Shop, sandbox_app: Starlette) -> None:
+    charge = await charged(shop, "pm_card_visa", 12_340, "kwd")
+    await shop.client.v1.refunds.create_async({"charge": charge, "amount": 2340})
+    transport = httpx.ASGITransport(sandbox_app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://sandbox.test") as browser:
+        receipt = await browser.get(f"/receipts/{charge}")
+    assert "12.340 KWD" in receipt.text
+    assert "2.340 KWD" in receipt.text.partition("Refunded")[2]
 
 
 async def test_refunds_are_found_by_their_charge(shop: Shop) -> None:

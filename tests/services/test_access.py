@@ -1,27 +1,35 @@
 """What each subscription status means for access, and that the answer says which rule decided."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import event, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import models
 from app.db import Sessions
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, NotFoundError
 from app.services import access
 from app.services.catalog import Catalog
+from app.services.subscriptions import reading
 
 NOW = 1_800_000_000
 DAY = 86_400
 
 
-async def subscribe(sessions: Sessions, status: str, *, plan: str | None = "pro", **fields: object) -> str:
-    """A user with one subscription of the given status; returns the user's id."""
-    user = f"user-{uuid4()}"
+async def subscribe(
+    sessions: Sessions, status: str, *, plan: str | None = "pro", user: str | None = None, **fields: object
+) -> str:
+    """Give a user, else a new one, a subscription of the given status; returns the user's id."""
     async with sessions.begin() as session:
         common = {"livemode": False, "created": NOW - 40 * DAY, "synced_at": NOW, "stripe_metadata": {}}
-        customer = models.Customer(user_id=user, stripe_id=f"cus_{uuid4().hex[:14]}", **common)
-        session.add(customer)
-        await session.flush()  # the subscription needs its id
+        customer = await session.scalar(select(models.Customer).where(models.Customer.user_id == user))
+        if customer is None:
+            user = f"user-{uuid4()}"
+            customer = models.Customer(user_id=user, stripe_id=f"cus_{uuid4().hex[:14]}", **common)
+            session.add(customer)
+            await session.flush()  # the subscription needs its id
         session.add(
             models.Subscription(
                 customer_id=customer.id,
@@ -29,11 +37,21 @@ async def subscribe(sessions: Sessions, status: str, *, plan: str | None = "pro"
                 status=status,
                 plan=plan,
                 items=[],
-                cancel_at_period_end=False,
-                **{"current_period_start": NOW - DAY, "current_period_end": NOW + 29 * DAY} | common | fields,
+                **{
+                    "cancel_at_period_end": False,
+                    "current_period_start": NOW - DAY,
+                    "current_period_end": NOW + 29 * DAY,
+                }
+                | common
+                | fields,
             )
         )
-    return user
+    return str(user)
+
+
+async def held_by(sessions: Sessions, catalog: Catalog, user: str, *, now: int = NOW) -> access.Entitlements:
+    async with sessions() as session:
+        return await access.entitlements(session, catalog, user_id=user, now=now)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +90,7 @@ async def test_grace_ends_after_the_plan_s_days(sessions: Sessions, catalog: Cat
 async def test_grace_counts_from_the_unpaid_invoice(sessions: Sessions, catalog: Catalog) -> None:
     user = await subscribe(sessions, "past_due", current_period_start=NOW - 20 * DAY, latest_invoice="in_open")
     async with sessions.begin() as session:
-        [bought] = await access.subscriptions.live(session, user)
+        [bought] = await reading.live(session, user)
         zero = dict.fromkeys(("subtotal", "total", "amount_due", "amount_paid", "amount_remaining"), 9900)
         session.add(
             models.Invoice(
@@ -134,3 +152,92 @@ async def test_unlimited_allows_any_number(sessions: Sessions, catalog: Catalog)
             session, catalog, user_id=user, feature=None, meter="seats", quantity=10**9, now=NOW
         )
     assert (verdict.allowed, verdict.reason, verdict.limit) == (True, "unlimited", None)
+
+
+async def test_of_several_subscriptions_the_plan_listed_last_wins(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "active", plan="enterprise", created=NOW - 90 * DAY)
+    await subscribe(sessions, "active", plan="basic", user=user)
+    await subscribe(sessions, "active", plan="pro", user=user)
+    assert (await held_by(sessions, catalog, user)).plan.key == "enterprise"
+    cheaper = catalog.plans["enterprise"].model_copy(update={"amount": 1})
+    repriced = catalog.model_copy(update={"plans": {**catalog.plans, "enterprise": cheaper}})
+    assert (await held_by(sessions, repriced, user)).plan.key == "enterprise"  # the order counts, not the price
+
+
+async def test_a_subscription_that_grants_beats_a_better_plan_that_does_not(
+    sessions: Sessions, catalog: Catalog
+) -> None:
+    user = await subscribe(sessions, "unpaid", plan="enterprise")
+    await subscribe(sessions, "active", plan="basic", user=user, created=NOW - 90 * DAY)
+    held = await held_by(sessions, catalog, user)
+    assert (held.plan.key, held.rule) == ("basic", "active:grant")
+
+
+async def test_where_nothing_is_granted_the_living_subscription_says_why(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "unpaid", created=NOW - 90 * DAY)
+    await subscribe(sessions, "canceled", user=user)
+    held = await held_by(sessions, catalog, user)
+    assert (held.plan.key, held.status, held.rule) == ("free", "unpaid", "unpaid:deny")
+    assert held.reason == "A subscription that is unpaid grants nothing."
+
+
+async def test_paused_collection_keeps_access(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "active", pause_collection="void")
+    held = await held_by(sessions, catalog, user)
+    assert (held.plan.key, held.rule, held.access_ends_at) == ("pro", "active:grant", None)
+
+
+async def test_a_plan_may_have_its_own_policy(sessions: Sessions, catalog: Catalog) -> None:
+    lenient = catalog.plans["pro"].model_copy(update={"access": {"unpaid": "grant", "past_due": "deny"}})
+    catalog = catalog.model_copy(update={"plans": {**catalog.plans, "pro": lenient}})
+    for status, plan, rule in (
+        ("unpaid", "pro", "unpaid:grant"),
+        ("past_due", "free", "past_due:deny"),
+        ("active", "pro", "active:grant"),
+    ):
+        held = await held_by(sessions, catalog, await subscribe(sessions, status))
+        assert (held.plan.key, held.rule) == (plan, rule)
+    other = await held_by(sessions, catalog, await subscribe(sessions, "unpaid", plan="enterprise"))
+    assert (other.plan.key, other.rule) == ("free", "unpaid:deny")
+
+
+async def test_the_answer_says_when_access_ends(sessions: Sessions, catalog: Catalog) -> None:
+    end, grace = NOW + 2 * DAY, NOW - DAY + catalog.plans["pro"].grace_days * DAY
+    for status, fields, expected in (
+        ("active", {}, None),
+        ("active", {"cancel_at": end}, end),
+        ("active", {"cancel_at_period_end": True, "current_period_end": end}, end),
+        ("past_due", {}, grace),
+        ("past_due", {"cancel_at": end}, end),
+    ):
+        held = await held_by(sessions, catalog, await subscribe(sessions, status, **fields))
+        assert (held.plan.key, held.access_ends_at) == ("pro", expected), (status, fields)
+
+
+async def test_an_explanation_shows_everything_that_was_considered(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "past_due", plan="basic", current_period_start=NOW)
+    await subscribe(sessions, "incomplete", plan="pro", user=user, created=NOW)
+    async with sessions() as session:
+        by_user = await access.explain(session, catalog, user, now=NOW)
+        by_customer = await access.explain(session, catalog, by_user.customers[0], now=NOW)
+        with pytest.raises(NotFoundError):
+            await access.explain(session, catalog, "nobody", now=NOW)
+    assert by_user == by_customer
+    assert [(v.rule, v.plan and v.plan.key) for v in by_user.verdicts] == [
+        ("incomplete:deny", None),
+        ("past_due:grace", "basic"),
+    ]
+    assert (by_user.held.plan.key, by_user.held.source) == ("basic", by_user.verdicts[1].subscription.stripe_id)
+
+
+async def test_access_takes_one_query(engine: AsyncEngine, sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "past_due")
+    await subscribe(sessions, "active", user=user)
+    statements: list[str] = []
+
+    def note(*told: Any) -> None:
+        statements.append(told[2])
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await held_by(sessions, catalog, user)
+    assert len(statements) == 1

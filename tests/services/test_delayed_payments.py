@@ -8,14 +8,15 @@ from billing import ADA, STRIPE, Account
 
 from app import models
 from app.provider.objects import Customer, Invoice, Price, Subscription, SubscriptionItem
-from app.services import access, customers, invoices, subscriptions
+from app.services import access, customers, invoices
 from app.services.access import Entitlements
 from app.services.mirror import AsOf
+from app.services.subscriptions import following
 from app.values import unix_now
 
 DAY = 86_400
 MONTH = 30 * DAY
-START = 1_800_000_000
+START = 1_760_000_000
 
 
 async def entitlements(account: Account, *, now: int | None = None) -> Entitlements:
@@ -153,7 +154,7 @@ async def renew(account: Account, period: int, *, paid: int | None = None, statu
         for number, state in ((period, "open"), *([] if paid is None else [(paid, "paid")])):
             invoice = bill(number, state)
             assert await invoices.sync(session, invoice, as_of=AsOf(at=start), origin=STRIPE)
-        assert await subscriptions.sync(session, subscription, as_of=AsOf(at=start), origin=STRIPE)
+        assert await following.sync(session, subscription, as_of=AsOf(at=start), origin=STRIPE)
 
 
 def bill(period: int, status: str) -> Invoice:

@@ -58,7 +58,7 @@ async def test_old_payloads_of_settled_events_are_emptied_and_nothing_else(sessi
 
 
 async def test_an_event_whose_payload_is_gone_is_still_a_duplicate(account: Account) -> None:
-    [event] = account.events("product.created")[:1]
+    event = {**account.events("product.created")[0], "type": "topup.created"}  # of no concern to us
     assert (await account.deliver(event)).outcome != "duplicate"
     async with account.sessions.begin() as session:
         await session.execute(update(StripeEvent).values(received_at=utcnow() - timedelta(days=DAYS + 1)))

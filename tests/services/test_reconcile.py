@@ -11,7 +11,7 @@ import httpx
 import pytest
 from billing import Account, card
 from chaos.promises import audit_gaps, differences
-from comparing import Interfered, away_at, causes, compare, dump, found
+from comparing import Interfered, away_at, causes, compare, dump, found, listed
 from sqlalchemy import func, select, text, update
 from starlette.applications import Starlette
 
@@ -22,7 +22,7 @@ from app.provider.objects import Page
 from app.provider.stripe import StripeProvider
 from app.sandbox import checkout as hosted
 from app.sandbox.app import create_sandbox
-from app.sandbox.resources import customers, invoices, payment_methods, subscriptions
+from app.sandbox.resources import customers, invoices, payment_methods, prices, products, subscriptions
 from app.sandbox.sandbox import Sandbox
 from app.services.customers import Buyer
 from app.services.event_effects import HANDLED
@@ -97,7 +97,7 @@ CHANGES: Mapping[str, tuple[Callable[[Sandbox, dict[str, str]], Any], set[str]]]
             {"items": [{"id": first_item(box), "quantity": 3}], "proration_behavior": "always_invoice"},
             its["subscription"],
         ),
-        {"subscription", "invoice"},
+        {"subscription", "invoice", "payment_intent", "charge"},
     ),
     "payment_method.attached": (
         lambda box, its: payment_methods.attach(box, {"customer": its["customer"]}, "pm_card_mastercard"),
@@ -111,6 +111,8 @@ CHANGES: Mapping[str, tuple[Callable[[Sandbox, dict[str, str]], Any], set[str]]]
         lambda box, its: payment_methods.update(box, {"card": {"exp_month": 7}}, its["payment_method"]),
         {"payment_method"},
     ),
+    "product.updated": (lambda box, _: products.update(box, {"name": "Professional"}, "billhook_pro"), {"product"}),
+    "price.updated": (lambda box, _: prices.update(box, {"active": False}, box.rows("price")[0]["id"]), {"price"}),
 }
 
 
@@ -121,7 +123,7 @@ def first_item(sandbox: Sandbox) -> str:
 
 async def test_nothing_is_found_where_everything_has_arrived(bought: Account) -> None:
     run = await compare(bought)
-    assert (run.status, run.drifted, run.repaired, run.compared) == ("done", 0, 0, 4)
+    assert (run.status, run.drifted, run.repaired, run.compared) == ("done", 0, 0, listed(bought))
     assert await found(bought, run) == []
 
 
@@ -260,10 +262,40 @@ async def test_another_account_s_key_buries_nothing(bought: Account) -> None:
     async with StripeProvider(KEY, base_url=URL, transport=httpx.ASGITransport(other)) as provider:
         run = await compare(bought, repair=True, provider=provider)
     assert {cause for _, cause in await causes(bought, run)} == {"unknown", "missing"}
-    assert (run.drifted, run.repaired) == (5, 1)
+    assert (run.drifted, run.repaired) == (listed(bought) + 1, 1)
     after = await bought.state()
     for kind, rows in before.items():
         assert [row for row in after[kind] if row in rows] == rows
+    assert not [row for model in (models.Product, models.Price) for row in await bought.all(model) if row.deleted]
+
+
+async def test_products_and_prices_that_were_deleted_are_buried(bought: Account) -> None:
+    made = await bought.provider.create_product(
+        id=None, name="Lite", description=None, metadata={}, idempotency_key="product"
+    )
+    price = await bought.provider.create_price(
+        product=made.object.id,
+        currency="usd",
+        unit_amount=100,
+        interval=None,
+        lookup_key=None,
+        transfer_lookup_key=False,
+        metadata={},
+        idempotency_key="price",
+    )
+    await bought.deliver_and_process(bought.events())
+    rows = {"product": made.object.id, "price": price.object.id}
+    with bought.sandbox.changing():  # of a price, Stripe's dashboard does
+        for kind, id in rows.items():
+            row = bought.sandbox.get(kind, id)
+            row.clear()
+            row.update({"id": id, "object": kind, "deleted": True})
+    assert await causes(bought, await compare(bought)) == {("product", "deleted"), ("price", "deleted")}
+    run = await compare(bought, repair=True)
+    assert (run.drifted, run.repaired) == (2, 2)
+    gone = [row for model in (models.Product, models.Price) for row in await bought.all(model) if row.deleted]
+    assert {row.stripe_id for row in gone} == set(rows.values())
+    assert (await compare(bought)).drifted == 0
 
 
 async def test_a_draft_that_was_deleted_is_buried(bought: Account) -> None:
@@ -305,7 +337,7 @@ async def test_lists_of_many_pages_are_compared_whole(account: Account, *, same_
 
     asked = Interfered(account.provider, before=nobody)
     run = await compare(account, provider=asked)
-    assert (run.compared, run.drifted) == (many, 0)
+    assert (run.compared, run.drifted) == (listed(account), 0)
     assert asked.calls.count("list_customers") == 3
     assert "retrieve_customer" not in asked.calls, "nothing was suspected"
 
@@ -363,7 +395,7 @@ async def test_a_comparison_goes_on_where_stripe_fell_silent(account: Account) -
     again = await compare(account, repair=True, provider=asked)
     assert (again.id, again.status, again.error) == (run.id, "done", None)
     assert asked.calls.count("list_customers") == 1
-    assert (again.compared, again.drifted, again.repaired) == (210, 210, 210)
+    assert (again.compared, again.drifted, again.repaired) == (listed(account), 210, 210)
     assert len(await account.all(models.Customer)) == 210
 
 
@@ -389,7 +421,7 @@ async def test_only_one_compares_at_a_time(bought: Account) -> None:
     wake_second.set()
     done = await second
     [run] = await bought.all(ReconcileRun)
-    assert (run.id, run.status, run.compared) == (done.id, "done", 4)
+    assert (run.id, run.status, run.compared) == (done.id, "done", listed(bought))
 
 
 async def test_a_comparison_that_lives_says_so(bought: Account) -> None:
@@ -641,7 +673,7 @@ async def test_a_customer_of_unknown_shape_stops_no_comparison(account: Account,
     assert ("customer", "unreadable") in await causes(account, run)
     assert [row.name for row in await account.all(models.Customer)] == ["Grace"]
     left = {row.object for row in await found(account, run) if not row.repaired}
-    assert left == {"customer", "subscription", "invoice"}
+    assert left == {"customer", "subscription", "invoice", "payment_intent", "charge"}
 
 
 async def test_a_changed_object_of_unknown_shape_is_named(bought: Account, clock: Clock) -> None:

@@ -80,7 +80,8 @@ async def test_replaying_every_event_of_a_purchase_changes_nothing(account: Acco
     assert await told(account) == before
     assert {row.status for row in await account.all(models.StripeEvent)} == {"processed", "ignored"}
     [done] = await account.all(models.Replay)
-    assert (done.id, done.status, done.replayed) == (job.id, "done", len(handled))
+    theirs = [row for row in handled if row.key.startswith("cus_")]  # products and prices are nobody's
+    assert (done.id, done.status, done.replayed) == (job.id, "done", len(theirs))
 
 
 async def test_a_dead_event_is_applied_once_what_was_wrong_is_mended(account: Account) -> None:
@@ -121,7 +122,7 @@ async def test_a_replay_is_audited_with_what_it_found(account: Account) -> None:
     [
         ({"livemode": True}, "event_not_replayable"),
         ({"account": "acct_1"}, "event_not_replayable"),
-        ({"type": "charge.captured"}, "event_not_replayable"),
+        ({"type": "topup.created"}, "event_not_replayable"),
         ({"payload": None}, "payload_not_kept"),
     ],
 )

@@ -1,10 +1,10 @@
-"""Stripe's products and prices, of any API generation from 2024-06-20 on, as our values."""
+"""Stripe's products, prices and meters, of any API generation from 2024-06-20 on, as our values."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from app.provider.mapping.reading import flag, integer, mapping_of, maybe, metadata, ref, text, time, word
-from app.provider.objects import Price, Product
+from app.provider.mapping.reading import flag, integer, mapping_of, maybe, metadata, ref, text, time, within, word
+from app.provider.objects import Meter, Price, Product
 
 
 def map_product(data: Mapping[str, Any]) -> Product:
@@ -12,8 +12,11 @@ def map_product(data: Mapping[str, Any]) -> Product:
         id=word(data.get("id")),
         name=text(data.get("name")),
         active=flag(data.get("active")),
-        metadata=metadata(data.get("metadata")),
         description=maybe(text, data.get("description")),
+        default_price=maybe(ref, data.get("default_price")),
+        metadata=metadata(data.get("metadata")),
+        livemode=flag(data.get("livemode")),
+        created=time(data.get("created")),
     )
 
 
@@ -28,7 +31,20 @@ def map_price(data: Mapping[str, Any]) -> Price:
         interval=word(recurring.get("interval")) if recurring else None,
         interval_count=integer(recurring.get("interval_count")) if recurring else 1,
         lookup_key=maybe(word, data.get("lookup_key")),
+        nickname=maybe(text, data.get("nickname")),
+        usage_type=maybe(word, recurring.get("usage_type")),
+        meter=maybe(ref, recurring.get("meter")),
         metadata=metadata(data.get("metadata")),
         livemode=flag(data.get("livemode")),
         created=time(data.get("created")),
+    )
+
+
+def map_meter(data: Mapping[str, Any]) -> Meter:
+    return Meter(
+        id=word(data.get("id")),
+        display_name=text(data.get("display_name")),
+        event_name=word(data.get("event_name")),
+        formula=word(within(data, "default_aggregation", "formula")),
+        status=word(data.get("status")),
     )

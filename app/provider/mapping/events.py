@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from app.provider.mapping.catalog import map_price, map_product
 from app.provider.mapping.checkout import map_checkout_session
 from app.provider.mapping.customers import map_customer, map_payment_method
+from app.provider.mapping.invoices import map_credit_note
+from app.provider.mapping.payments import map_charge, map_dispute, map_payment_intent, map_refund
 from app.provider.mapping.reading import (
     UnreadableError,
     flag,
@@ -21,8 +24,10 @@ from app.provider.mapping.reading import (
     time,
     word,
 )
+from app.provider.mapping.subscription_changes import map_subscription_schedule
 from app.provider.mapping.subscriptions import map_invoice, map_subscription
-from app.provider.objects import Customer, Envelope, Event, Invoice, MirroredObject
+from app.provider.objects import Customer, Envelope, Event, Invoice, MirroredObject, Price, Product
+from app.provider.payment_objects import Refund
 
 
 def decode(text: str) -> Any:
@@ -39,6 +44,14 @@ MAPPERS: Mapping[str, Callable[[Mapping[str, Any]], MirroredObject]] = {
     "invoice": map_invoice,
     "payment_method": map_payment_method,
     "checkout.session": map_checkout_session,
+    "payment_intent": map_payment_intent,
+    "charge": map_charge,
+    "refund": map_refund,
+    "dispute": map_dispute,
+    "subscription_schedule": map_subscription_schedule,
+    "product": map_product,
+    "price": map_price,
+    "credit_note": map_credit_note,
 }
 
 
@@ -61,8 +74,10 @@ def map_event(payload: Any) -> Event:
     mapped = None
     if mapper and envelope.object_id and payload["object"] == "event":
         mapped = if_readable(mapper, payload["data"]["object"])
-    if isinstance(mapped, Customer | Invoice) and envelope.type.endswith(".deleted"):
+    if isinstance(mapped, Customer | Invoice | Product | Price) and envelope.type.endswith(".deleted"):
         mapped = dataclasses.replace(mapped, deleted=True)  # the event shows it as it was before
+    if isinstance(mapped, Refund):
+        mapped = dataclasses.replace(mapped, livemode=envelope.livemode)  # it doesn't say so itself
     return Event(
         id=envelope.id,
         type=envelope.type,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.provider.mapping.catalog import map_price
+from app.provider.mapping.invoices import discounted, map_lines, taxed
 from app.provider.mapping.reading import (
     UnreadableError,
     flag,
@@ -43,12 +44,25 @@ def map_subscription(data: Mapping[str, Any]) -> Subscription:
         trial_start=maybe(time, data.get("trial_start")),
         trial_end=maybe(time, data.get("trial_end")),
         pause_collection=maybe(word, within(data, "pause_collection", "behavior")),
+        pause_resumes_at=maybe(time, within(data, "pause_collection", "resumes_at")),
+        paused_reason=maybe(word, within(data, "status_details", "paused", "subscription", "type")),
         default_payment_method=maybe(ref, data.get("default_payment_method")),
         latest_invoice=maybe(ref, data.get("latest_invoice")),
+        collection_method=maybe(word, data.get("collection_method")),
+        schedule=maybe(ref, data.get("schedule")),
+        discounts=_discounts(data.get("discounts")),
+        pending_update_expires_at=maybe(time, within(data, "pending_update", "expires_at")),
         metadata=metadata(data.get("metadata")),
         livemode=flag(data.get("livemode")),
         created=time(data.get("created")),
     )
+
+
+def _discounts(value: Any) -> list[str]:
+    """Their ids; until 2025-03-31.basil there were none to list."""
+    if not isinstance(value, list | None):
+        raise UnreadableError("not a list")
+    return [ref(discount) for discount in value or []]
 
 
 def _subscription_item(data: Mapping[str, Any], *, subscription: Mapping[str, Any]) -> SubscriptionItem:
@@ -88,6 +102,9 @@ def map_invoice(data: Mapping[str, Any]) -> Invoice:
         paid_at=maybe(time, within(data, "status_transitions", "paid_at")),
         attempt_count=integer(data.get("attempt_count")),
         next_payment_attempt=maybe(time, data.get("next_payment_attempt")),
+        discount=discounted(data),
+        tax=taxed(data),
+        lines=map_lines(data),
         livemode=flag(data.get("livemode")),
         created=time(data.get("created")),
     )

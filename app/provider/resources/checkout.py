@@ -3,20 +3,17 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidRequestError
-from app.provider.mapping.checkout import map_checkout_session, map_id
+from app.provider.mapping.checkout import map_checkout_session
 from app.provider.objects import CheckoutSession, Snapshot
-from app.provider.resources.resource import Kind, StripeResource
+from app.provider.resources.promotion_codes import StripePromotionCodes
+from app.provider.resources.resource import Kind
 from app.provider.stripe_client import Blame
 
 if TYPE_CHECKING:
-    from stripe.params import PromotionCodeListParams
     from stripe.params.checkout import SessionCreateParams as CheckoutSessionCreateParams
 
 
 CHECKOUT_SESSION = Kind("/v1/checkout/sessions", map_checkout_session)
-
-PROMOTION_CODE = Kind("/v1/promotion_codes", map_id)
 
 CHECKOUT_BLAME = Blame(
     params={
@@ -27,14 +24,13 @@ CHECKOUT_BLAME = Blame(
         "cancel_url": "cancel_url",
         "client_reference_id": "client_reference_id",
         "discounts[0][promotion_code]": "promotion_code",
-        "code": "promotion_code",
     }
 )
 
 EXPIRE_BLAME = Blame(conflict="This checkout session is no longer open.")
 
 
-class StripeCheckout(StripeResource):
+class StripeCheckout(StripePromotionCodes):
     async def create_subscription_session(
         self,
         *,
@@ -63,17 +59,10 @@ class StripeCheckout(StripeResource):
         if trial_period_days:
             params["subscription_data"]["trial_period_days"] = trial_period_days
         if promotion_code:
-            params["discounts"] = [{"promotion_code": await self._find_promotion_code(promotion_code)}]
+            params["discounts"] = [{"promotion_code": await self.find_promotion_code(promotion_code)}]
         else:
             params["allow_promotion_codes"] = True
         return await self._post(CHECKOUT_SESSION, params, idempotency_key=idempotency_key, blame=CHECKOUT_BLAME)
-
-    async def _find_promotion_code(self, text: str) -> str:
-        params: PromotionCodeListParams = {"code": text, "active": True, "limit": 1}
-        found = await self._list(PROMOTION_CODE, params, blame=CHECKOUT_BLAME)
-        if not found:
-            raise InvalidRequestError("There is no such promotion code.", param="promotion_code")
-        return found[0]
 
     async def retrieve_checkout_session(self, id: str) -> Snapshot[CheckoutSession]:
         return await self._retrieve(CHECKOUT_SESSION, id)

@@ -11,7 +11,7 @@ from app.provider.objects import Page, Snapshot
 from app.provider.stripe_client import NO_PARAMS, OURS, Answer, Blame, StripeClient
 
 if TYPE_CHECKING:  # at run time the parameter types cost 20 ms and tell nobody anything
-    from stripe.params import SubscriptionItemListParams
+    from stripe.params import InvoiceLineItemListParams, SubscriptionItemListParams
 
 PAGE_SIZE = 100  # the most Stripe gives at once (docs.stripe.com/api/pagination)
 
@@ -88,12 +88,29 @@ def object_path(path: str, id: str) -> str:
 
 
 async def whole(client: StripeClient, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An object of Stripe's with all of its items: a subscription shows only its first ones."""
+    """An object of Stripe's with all it is made of: a subscription shows its first items, an invoice ten lines."""
+    lines = data.get("lines")
+    if data.get("object") == "invoice" and isinstance(lines, dict) and lines.get("has_more"):
+        return {**data, "lines": {"data": await _lines(client, str(data.get("id")))}}
     items = data.get("items")
     if not (isinstance(items, dict) and items.get("has_more")):
         return data
     params: SubscriptionItemListParams = {"subscription": str(data.get("id")), "limit": PAGE_SIZE}
     return {**data, "items": (await client.send("get", "/v1/subscription_items", params)).data}
+
+
+async def _lines(client: StripeClient, invoice: str) -> Sequence[Mapping[str, Any]]:
+    params: InvoiceLineItemListParams = {"limit": PAGE_SIZE}
+    found: list[Mapping[str, Any]] = []
+    more = True
+    while more:
+        if found:
+            params["starting_after"] = str(found[-1].get("id"))
+        answer = await client.send("get", object_path("/v1/invoices", invoice) + "/lines", params)
+        page = readable(rows, answer.data, request_id=answer.request_id)
+        found += page
+        more = bool(page) and answer.data.get("has_more") is True
+    return found
 
 
 def readable(read: Callable[[Mapping[str, Any]], T], data: Mapping[str, Any], *, request_id: str | None) -> T:

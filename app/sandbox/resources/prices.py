@@ -31,6 +31,9 @@ def retrieve(sandbox: Sandbox, _params: Row, price: str) -> Row:
 
 def update(sandbox: Sandbox, params: Row, price: str) -> Row:
     row = sandbox.get("price", price, param="price")
+    product = sandbox.find("product", row["product"])
+    if params.get("active") is False and product is not None and product.get("default_price") == price:
+        raise ApiError("This price cannot be archived because it is the default price of its product.")
     with sandbox.updating("price.updated", row):
         for name in ("active", "nickname", "tax_behavior"):
             if name in params:

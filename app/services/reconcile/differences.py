@@ -1,6 +1,6 @@
 """Whether an object is otherwise here than at Stripe, why, and mending it by the `sync` that webhooks use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,8 +18,10 @@ from app.services.event_effects import KINDS, Ref, kind_of
 from app.services.mirror import AsOf, Change, Origin, Row
 
 # Stripe signs these addresses anew each time it is asked: only whether there is one can differ.
-_SIGNED = frozenset({"hosted_invoice_url", "invoice_pdf"})
+_SIGNED = frozenset({"hosted_invoice_url", "invoice_pdf", "pdf", "receipt_url"})
 _GONE = {"deleted": True}
+_WITHOUT_STUB = frozenset({"product", "price"})
+_WITNESSES = 3  # customers that are asked for to tell a deletion from a wrong key
 
 
 class LookAgainError(Exception):
@@ -54,6 +56,8 @@ class Known:
     rows: Mapping[str, Row]
     owners: Mapping[str, UUID]
     plans: Mapping[str, str]
+    erased: Collection[str]
+    """Those of the owners of whom nothing personal may be here."""
 
 
 async def known(session: AsyncSession, name: str, objects: Sequence[MirroredObject]) -> Known:
@@ -61,12 +65,14 @@ async def known(session: AsyncSession, name: str, objects: Sequence[MirroredObje
     table = mirror.table_of(KINDS[name].model)
     found = await session.execute(table.select().where(table.c.stripe_id.in_([shown.id for shown in objects])))
     people = {owner for shown in objects if not isinstance(shown, Customer) and (owner := customer_of(shown))}
-    owners = select(models.Customer.stripe_id, models.Customer.id).where(models.Customer.stripe_id.in_(people))
+    owners = select(models.Customer.stripe_id, models.Customer.id, models.Customer.erased_at)
+    found_owners = (await session.execute(owners.where(models.Customer.stripe_id.in_(people)))).all() if people else []
     prices = {item.price.id for shown in objects if isinstance(shown, Subscription) for item in shown.items}
     return Known(
         {row["stripe_id"]: dict(row) for row in found.mappings()},
-        {row.stripe_id: row.id for row in await session.execute(owners)} if people else {},
+        {row.stripe_id: row.id for row in found_owners},
         await catalog.plans_of_prices(session, prices) if prices else {},
+        {row.stripe_id for row in found_owners if row.erased_at is not None},
     )
 
 
@@ -86,8 +92,19 @@ def differs(name: str, shown: MirroredObject, known: Known) -> Row | None:
     else:
         return {"created": shown.created}  # without its customer, it can't be here either
     if row is None:
-        return None if values.get("deleted") else values
+        return None if values.get("deleted") or _is_untold(shown) else values
+    if row.get("erased_at") is not None or owner in known.erased:
+        values = mirror.impersonal(values)
     return {field: value for field, value in values.items() if not _same(field, row[field], value)} or None
+
+
+def _is_untold(shown: MirroredObject) -> bool:
+    """Whether no event we follow has told of it yet: a payment that nobody has tried to collect."""
+    return (
+        isinstance(shown, PaymentIntent)
+        and shown.latest_charge is None
+        and shown.status in {"requires_payment_method", "requires_confirmation"}
+    )
 
 
 def _same(field: str, ours: Any, theirs: Any) -> bool:
@@ -100,6 +117,8 @@ class Fetched:
 
     snapshot: Snapshot[Any] | None
     row: Row | None
+    gone: bool = False
+    """Whether Stripe has deleted it without leaving a stub, rather than never had it."""
 
     @property
     def revision(self) -> int:
@@ -118,7 +137,25 @@ async def fetch(session: AsyncSession, provider: BillingProvider, ref: Ref) -> F
     try:
         return Fetched(await kind.fetch(provider, ref[1]), row)
     except NotFoundError:
-        return Fetched(None, row)
+        gone = ref[0] in _WITHOUT_STUB and row is not None and await _is_our_account(session, provider)
+        return Fetched(None, row, gone)
+
+
+async def _is_our_account(session: AsyncSession, provider: BillingProvider) -> bool:
+    """Whether Stripe knows the customers that we have known longest, of whom it keeps a stub even when deleted.
+
+    The newest might be another account's, taken in by this very comparison. A product's id tells nothing: `plans apply`
+    gives the same ones to every account.
+    """
+    oldest = select(models.Customer.stripe_id).order_by(models.Customer.synced_at, models.Customer.stripe_id)
+    witnesses = (await session.scalars(oldest.limit(_WITNESSES))).all()
+    await release(session)
+    try:
+        for id in witnesses:
+            await provider.retrieve_customer(id)
+    except NotFoundError:
+        return False
+    return bool(witnesses)
 
 
 async def apply(session: AsyncSession, ref: Ref, fetched: Fetched, *, origin: Origin, claim_user: bool = True) -> None:
@@ -231,10 +268,11 @@ async def _cause(
 def is_unknown(ref: Ref, fetched: Fetched) -> bool:
     """Whether this account never had the object, and so a wrong key would be the reason rather than a deletion.
 
-    Of all but drafts of invoices Stripe keeps at least a stub. Burying what it doesn't know could bury everything.
+    Of all but drafts of invoices, products and prices Stripe keeps at least a stub. Burying what it doesn't know could
+    bury everything.
     """
     draft = ref[0] == "invoice" and fetched.row is not None and fetched.row["status"] == "draft"
-    return fetched.snapshot is None and not draft
+    return fetched.snapshot is None and not (draft or fetched.gone)
 
 
 async def _was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:

@@ -19,8 +19,18 @@ from app.services.reconcile.differences import differs, known
 
 LISTS: Mapping[str, Callable[[BillingProvider, int | None, str | None], Awaitable[Page[Any]]]] = {
     "customer": lambda provider, since, after: provider.list_customers(since=since, after=after),
+    "product": lambda provider, since, after: provider.list_products(since=since, after=after),
+    "price": lambda provider, since, after: provider.list_prices(since=since, after=after),
     "subscription": lambda provider, since, after: provider.list_subscriptions(since=since, after=after),
+    "subscription_schedule": lambda provider, since, after: provider.list_subscription_schedules(
+        since=since, after=after
+    ),
     "invoice": lambda provider, since, after: provider.list_invoices(since=since, after=after),
+    "credit_note": lambda provider, since, after: provider.list_credit_notes(since=since, after=after),
+    "payment_intent": lambda provider, since, after: provider.list_payment_intents(since=since, after=after),
+    "charge": lambda provider, since, after: provider.list_charges(since=since, after=after),
+    "refund": lambda provider, since, after: provider.list_refunds(since=since, after=after),
+    "dispute": lambda provider, since, after: provider.list_disputes(since=since, after=after),
 }
 """In this order, so that what others depend on comes first. Payment methods are listed with their customers."""
 

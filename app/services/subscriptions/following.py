@@ -1,108 +1,31 @@
-"""Subscriptions: what a customer has, cancelling and resuming, and following Stripe."""
+"""Following Stripe's subscriptions: what they become in our tables, by webhook and after our own changes."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.db import release
-from app.errors import ConflictError, NotFoundError, UnavailableError
+from app.errors import UnavailableError
 from app.provider.objects import Snapshot, Subscription
-from app.provider.protocol import SubscriptionProvider
+from app.provider.subscription_protocol import SubscriptionProvider
 from app.services import catalog, customers, mirror
 from app.services.mirror import AsOf, Origin
 
-ENDED = ("canceled", "incomplete_expired")
 _SYNC_ROUNDS = 5
 
 
-async def live(session: AsyncSession, user_id: str) -> list[models.Subscription]:
-    """The user's subscriptions that have not ended, newest first."""
-    found = await session.scalars(
-        select(models.Subscription)
-        .join(models.Customer, models.Customer.id == models.Subscription.customer_id)
-        .where(
-            models.Customer.user_id == user_id,
-            ~models.Customer.deleted,
-            ~models.Subscription.deleted,
-            models.Subscription.status.not_in(ENDED),
-        )
-        .order_by(models.Subscription.created.desc(), models.Subscription.stripe_id)
-    )
-    return list(found.all())
-
-
-async def current(session: AsyncSession, user_id: str) -> models.Subscription | None:
-    """The subscription a customer means by "my subscription": the newest live one, else the last that ended."""
-    if alive := await live(session, user_id):
-        return alive[0]
-    return await session.scalar(
-        select(models.Subscription)
-        .join(models.Customer, models.Customer.id == models.Subscription.customer_id)
-        .where(models.Customer.user_id == user_id, ~models.Customer.deleted)
-        .order_by(models.Subscription.created.desc())
-        .limit(1)
-    )
-
-
-async def _get_live(session: AsyncSession, user_id: str) -> models.Subscription:
-    if not (alive := await live(session, user_id)):
-        raise NotFoundError("There is no subscription.", code="subscription_not_found")
-    return alive[0]
-
-
-async def cancel(
-    session: AsyncSession,
-    provider: SubscriptionProvider,
-    *,
-    user_id: str,
-    at_period_end: bool,
-    reason: str | None,
-    idempotency_key: str,
-    actor: str,
-) -> models.Subscription:
-    """End the user's subscription now, or when the period that is paid for ends. Doing it twice is no error."""
-    subscription = await _get_live(session, user_id)
-    if at_period_end and subscription.ends_with_period:
-        return subscription
-    stripe_id = subscription.stripe_id
-
-    async def call() -> Snapshot[Subscription]:
-        if at_period_end:
-            return await provider.set_cancel_at_period_end(
-                stripe_id, cancel=True, reason=reason, idempotency_key=idempotency_key
-            )
-        return await provider.cancel_subscription(stripe_id, reason=reason, idempotency_key=idempotency_key)
-
-    return await _change(session, provider, subscription, call, Origin(actor=actor))
-
-
-async def resume(
-    session: AsyncSession, provider: SubscriptionProvider, *, user_id: str, idempotency_key: str, actor: str
-) -> models.Subscription:
-    """Take back a scheduled cancellation. Raises ConflictError when none is scheduled."""
-    subscription = await _get_live(session, user_id)
-    if subscription.cancel_at is None and not subscription.cancel_at_period_end:
-        raise ConflictError("The subscription is not set to cancel.", code="subscription_not_canceling")
-    stripe_id = subscription.stripe_id
-
-    async def call() -> Snapshot[Subscription]:
-        return await provider.set_cancel_at_period_end(stripe_id, cancel=False, idempotency_key=idempotency_key)
-
-    return await _change(session, provider, subscription, call, Origin(actor=actor))
-
-
-async def _change(
+async def carry_out(
     session: AsyncSession,
     provider: SubscriptionProvider,
     subscription: models.Subscription,
     call: Callable[[], Awaitable[Snapshot[Subscription]]],
     origin: Origin,
 ) -> models.Subscription:
-    """Make `call` at Stripe and store what it answers.
+    """Make `call`, which changes the subscription at Stripe, and store what it answers.
 
     If a webhook overtakes us meanwhile, Stripe is asked again: which of the two states is newer can't be told.
     """
@@ -171,5 +94,10 @@ def columns(subscription: Subscription, customer_id: UUID, plans: Mapping[str, s
         "pause_collection": subscription.pause_collection,
         "default_payment_method": subscription.default_payment_method,
         "latest_invoice": subscription.latest_invoice,
+        "collection_method": subscription.collection_method,
+        "pause_resumes_at": subscription.pause_resumes_at,
+        "paused_reason": subscription.paused_reason,
+        "schedule": subscription.schedule,
+        "pending_update_expires_at": subscription.pending_update_expires_at,
         "stripe_metadata": dict(subscription.metadata),
     }

@@ -1,0 +1,90 @@
+"""Everything we hold about a person, as one JSON document, piece by piece: it may be long.
+
+Which tables these are is read from the tables themselves, so that a new one can't be forgotten.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, LargeBinary, Table, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import Base, Sessions
+from app.errors import NotFoundError
+from app.models import Customer, StripeEvent
+from app.services import customers, erasing, forgetting
+from app.services.mirror import table_of
+from app.values import unix_now
+
+PAGE = 200  # rows read at once
+
+_CUSTOMERS = table_of(Customer)
+_EVENTS = Base.metadata.tables[StripeEvent.__tablename__]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """By what their rows are found."""
+
+    customers: Sequence[Customer]
+
+    def sections(self) -> Iterator[tuple[str, Table, ColumnElement[bool]]]:
+        """Name, table, and which of its rows."""
+        ids = [customer.id for customer in self.customers]
+        names = {name for customer in self.customers for name in (customer.user_id, customer.stripe_id) if name}
+        yield "customers", _CUSTOMERS, _CUSTOMERS.c.id.in_(ids)
+        for table in Base.metadata.sorted_tables:
+            if "customer_id" in table.columns:
+                yield table.name, table, table.c.customer_id.in_(ids)
+        for column in forgetting.NAMING:
+            yield column.table.name, column.table, column.in_(names)
+        keys = forgetting.keys_of(select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.id.in_(ids)))
+        yield "stripe_events", _EVENTS, _EVENTS.c.key.in_(keys)
+
+
+async def find(session: AsyncSession, id: str) -> Person:
+    """`id` is as for `customers.get`. Raises NotFoundError."""
+    return Person(await erasing.of_person(session, await customers.get(session, id)))
+
+
+async def find_own(session: AsyncSession, user_id: str) -> Person:
+    """By nothing but the user id, which may look like anything, also like a customer's. Raises NotFoundError."""
+    if not (theirs := await erasing.of_user(session, user_id)):
+        raise NotFoundError("There is no billing customer for this user yet.", code="customer_not_found")
+    return Person(theirs)
+
+
+async def pieces(sessions: Sessions, person: Person) -> AsyncIterator[str]:
+    """The document. No transaction lasts longer than a page, however slowly somebody reads."""
+    yield f'{{"exported_at": {unix_now()}'
+    for name, table, condition in person.sections():
+        yield f', "{name}": ['
+        between = ""
+        async for page in _pages(sessions, table, condition):
+            yield between + ", ".join(page)
+            between = ", "
+        yield "]"
+    yield "}"
+
+
+async def _pages(sessions: Sessions, table: Table, condition: ColumnElement[bool]) -> AsyncIterator[list[str]]:
+    key = list(table.primary_key.columns)
+    shown = [column for column in table.columns if not isinstance(column.type, LargeBinary)]
+    query = select(*shown).where(condition).order_by(*key).limit(PAGE)
+    after: tuple[Any, ...] | None = None
+    while True:
+        async with sessions() as session:
+            rows = (await session.execute(query if after is None else query.where(tuple_(*key) > after))).all()
+        if rows:
+            yield [json.dumps(dict(row._mapping), default=_plain) for row in rows]  # noqa: SLF001 - its public name
+        if len(rows) < PAGE:
+            return
+        after = tuple(rows[-1]._mapping[column.name] for column in key)  # noqa: SLF001 - the same
+
+
+def _plain(value: object) -> object:
+    """Moments as unix seconds, as everywhere in the API; ids as text."""
+    return int(value.timestamp()) if isinstance(value, datetime) else str(value)

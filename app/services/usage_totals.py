@@ -1,0 +1,57 @@
+"""What was used of a meter in a period, read from our own totals."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
+
+from app.models import UsageTotal
+
+
+class Period(NamedTuple):
+    """From `start` (inclusive) to `end` (exclusive), unix seconds."""
+
+    start: int
+    end: int
+
+    @override
+    def __contains__(self, moment: object) -> bool:
+        return isinstance(moment, int) and self.start <= moment < self.end
+
+
+def month_of(moment: int) -> Period:
+    """The calendar month in UTC: the period of those who have no billing period."""
+    first = datetime.fromtimestamp(moment, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    year, month = divmod(first.year * 12 + first.month, 12)
+    return Period(int(first.timestamp()), int(first.replace(year=year, month=month + 1).timestamp()))
+
+
+def period_at(now: int, *, start: int | None, end: int | None) -> Period:
+    """The billing period from `start` to `end` while it lasts, else the calendar month."""
+    if start is not None and end is not None and start <= now < end:
+        return Period(start, end)
+    return month_of(now)
+
+
+async def used(session: AsyncSession, subject: str, meter: str, period: Period) -> int:
+    """How much a user (or a customer who is no user's, by Stripe id) used of a meter in a period."""
+    found = await session.scalar(
+        select(UsageTotal.used).where(
+            UsageTotal.subject == subject, UsageTotal.meter == meter, UsageTotal.period_start == period.start
+        )
+    )
+    return found or 0
+
+
+async def history(session: AsyncSession, subject: str, *, before: int, limit: int) -> Sequence[UsageTotal]:
+    """What was used in periods that ended by then (unix seconds), newest first."""
+    found = await session.scalars(
+        select(UsageTotal)
+        .where(UsageTotal.subject == subject, UsageTotal.period_end <= before)
+        .order_by(UsageTotal.period_start.desc(), UsageTotal.meter)
+        .limit(limit)
+    )
+    return found.all()
