@@ -215,26 +215,25 @@ async def record_usage(
             code="usage_set_unsupported",
             param="action",
         )
-    now = unix_now()
-    timestamp = now if body.timestamp == "now" else body.timestamp
-    id = f"record-{key}"[:MAX_USAGE_ID_LENGTH]
-    livemode = await items.record_for_item(
+    id = f"record-{key}"
+    recorded = await items.record_for_item(
         session,
         catalog,
         user_id=user.user_id,
         item=subscription_item_id,
         meter=meter,
         quantity=body.quantity,
-        timestamp=timestamp,
+        timestamp=None if body.timestamp == "now" else body.timestamp,
         id=id,
-        now=now,
+        now=unix_now(),
     )
+    usage_recorded.labels(recorded.meter, recorded.outcome.result).inc()
     return UsageRecordRead(
         id=id,
         quantity=body.quantity,
         subscription_item=subscription_item_id,
-        timestamp=timestamp,
-        livemode=livemode,
+        timestamp=recorded.timestamp,
+        livemode=recorded.livemode,
     )
 
 
@@ -319,3 +318,15 @@ async def cancel_usage_event(
     """
     done = await corrections.cancel(session, catalog, id, actor=actor, now=unix_now())
     return UsageCorrectionRead(way=done.way, correction=done.by, event=UsageEventRead.of(done.event))
+
+
+@router.post("/events/{id}/retry")
+async def retry_usage_event(
+    session: SessionDep, _operator: OperatorDep, actor: ActorDep, id: UsageIdPath
+) -> UsageEventRead:
+    """Send a `failed` event again, after what kept Stripe from counting it was mended.
+
+    409 for an event that did not fail, was taken back, or is too old for Stripe. One with the code `outcome_unknown`
+    may be counted twice by this: look first whether Stripe has it.
+    """
+    return UsageEventRead.of(await corrections.retry(session, id, actor=actor, now=unix_now()))

@@ -253,7 +253,7 @@ async def _change(
     refusal: str,
     actor: str,
 ) -> Owned:
-    """Make `call`, which changes the invoice at Stripe, and store what it answers; `refusal` is a ConflictError's code."""
+    """Make `call`, which changes the invoice at Stripe, and store its answer; `refusal` is a ConflictError's code."""
     found = await get(session, id, Whose())
     revision = found.row.revision
     await release(session)

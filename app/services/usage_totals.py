@@ -30,10 +30,15 @@ def month_of(moment: int) -> Period:
 
 
 def period_at(now: int, *, start: int | None, end: int | None) -> Period:
-    """The billing period from `start` to `end` while it lasts, else the calendar month."""
-    if start is not None and end is not None and start <= now < end:
-        return Period(start, end)
-    return month_of(now)
+    """The billing period that begins at `start`, or follows it at that distance; without one, the calendar month.
+
+    Of a renewal Stripe tells when it has happened. Until we hear of it the next period begins where the last ended.
+    """
+    if start is None or end is None or not start < end or now < start:
+        return month_of(now)
+    length = end - start
+    start += (now - start) // length * length
+    return Period(start, start + length)
 
 
 async def used(session: AsyncSession, subject: str, meter: str, period: Period) -> int:
@@ -46,11 +51,11 @@ async def used(session: AsyncSession, subject: str, meter: str, period: Period) 
     return found or 0
 
 
-async def history(session: AsyncSession, subject: str, *, before: int, limit: int) -> Sequence[UsageTotal]:
-    """What was used in periods that ended by then (unix seconds), newest first."""
+async def history(session: AsyncSession, subject: str, *, current: Period, limit: int) -> Sequence[UsageTotal]:
+    """What was used in other periods than this, newest first; the end of one may lie in this, if it ended early."""
     found = await session.scalars(
         select(UsageTotal)
-        .where(UsageTotal.subject == subject, UsageTotal.period_end <= before)
+        .where(UsageTotal.subject == subject, UsageTotal.period_start != current.start)
         .order_by(UsageTotal.period_start.desc(), UsageTotal.meter)
         .limit(limit)
     )

@@ -154,6 +154,33 @@ async def test_what_is_pending_is_billed_too_with_a_coupon(
     )
 
 
+async def test_a_draft_is_deleted_and_nothing_else(
+    client: httpx.AsyncClient, account: Account, operator: Bearer, owner: Bearer
+) -> None:
+    await customer(account)
+    draft, other = [await drafted(client, operator) for _ in range(2)]
+    url = f"{API}/invoices/{draft['id']}"
+    refused(await client.delete(url, headers=owner), 403, "permission_denied")
+    answer = await client.delete(url, headers=operator)
+    assert (answer.status_code, answer.content) == (204, b"")
+    refused(await client.get(url, headers=operator), 404, "invoice_not_found")
+    refused(await client.delete(url, headers=operator), 404, "invoice_not_found")
+    await done(client, f"/{other['id']}/finalize", operator)
+    refused(await client.delete(f"{API}/invoices/{other['id']}", headers=operator), 409, "invoice_not_draft")
+    await told(account)
+    assert [row["id"] for row in await read(client, "", operator)] == [other["id"]]
+
+
+async def test_a_draft_that_an_earlier_try_deleted_is_gone_here_too(
+    client: httpx.AsyncClient, account: Account, operator: Bearer
+) -> None:
+    await customer(account)
+    draft = await drafted(client, operator)
+    await account.provider.delete_invoice(draft["id"])
+    assert (await client.delete(f"{API}/invoices/{draft['id']}", headers=operator)).status_code == 204
+    assert await read(client, "", operator) == []
+
+
 async def test_sent_voided_and_given_up(client: httpx.AsyncClient, account: Account, operator: Bearer) -> None:
     await customer(account, None)
     by_mail = {"collection_method": "send_invoice", "days_until_due": 14}
@@ -268,6 +295,9 @@ async def test_operators_find_everybodys(
     reader = await create_key("billing:read")
     refused(await client.get(f"{API}/invoices?customer={ada}", headers=reader), 403, "permission_denied")
     assert {row["id"] for row in await read(client, "", reader, user_id=ADA.user_id)} == everything
+    for path in ("", f"/{draft['id']}", f"/{draft['id']}/credit-notes"):  # a reader has to say whose
+        problem = refused(await client.get(f"{API}/invoices{path}", headers=reader), 422, "missing")
+        assert [error["param"] for error in problem["errors"]] == ["user_id"]
 
 
 async def test_another_users_invoice_does_not_exist(

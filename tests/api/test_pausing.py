@@ -15,6 +15,8 @@ from app.sandbox.app import create_sandbox
 from app.settings import Settings
 from app.values import unix_now
 
+FOR_ADA = "/subscription/pause?user_id=ada"
+
 
 @pytest.fixture
 def clock() -> StripeClock:
@@ -39,6 +41,11 @@ async def user(client: httpx.AsyncClient, account: Account, ada: Bearer) -> Call
     """Ada, who has bought Pro."""
     await buy(client, account, ada, "pro")
     return Caller(client, ada)
+
+
+@pytest.fixture
+async def backend(client: httpx.AsyncClient, create_key: CreateKey) -> Caller:
+    return Caller(client, await create_key("billing:write"))
 
 
 async def test_a_pause_stops_the_service_and_ending_it_begins_a_new_period(
@@ -86,10 +93,10 @@ async def test_ending_a_pause_with_a_card_that_fails_says_how_to_pay(
 
 @pytest.mark.parametrize("behavior", ["keep_as_draft", "mark_uncollectible", "void"])
 async def test_pausing_the_collection_keeps_service_and_charges_nothing(
-    user: Caller, account: Account, clock: StripeClock, behavior: str
+    user: Caller, backend: Caller, account: Account, clock: StripeClock, behavior: str
 ) -> None:
     until = unix_now() + 45 * DAY
-    paused = await user.done("/subscription/pause", {"behavior": behavior, "resumes_at": until})
+    paused = await backend.done(FOR_ADA, {"behavior": behavior, "resumes_at": until})
     assert paused["status"] == "active"
     assert paused["pause"] == {"behavior": behavior, "resumes_at": until, "reason": None}
     clock.ahead += 32 * DAY
@@ -101,8 +108,16 @@ async def test_pausing_the_collection_keeps_service_and_charges_nothing(
     assert (ended["status"], ended["invoice"], ended["subscription"]["pause"]) == ("done", None, None)
 
 
-async def test_a_pause_of_the_collection_ends_by_itself(user: Caller, account: Account, clock: StripeClock) -> None:
-    await user.done("/subscription/pause", {"behavior": "void", "resumes_at": unix_now() + 5 * DAY})
+@pytest.mark.parametrize("behavior", ["keep_as_draft", "mark_uncollectible", "void"])
+async def test_customers_can_t_take_the_service_without_its_bills(user: Caller, behavior: str) -> None:
+    assert await user.refusal("/subscription/pause", {"behavior": behavior}) == (403, "permission_denied")
+    assert (await user.get("/subscription"))["pause"] is None
+
+
+async def test_a_pause_of_the_collection_ends_by_itself(
+    user: Caller, backend: Caller, account: Account, clock: StripeClock
+) -> None:
+    await backend.done(FOR_ADA, {"behavior": "void", "resumes_at": unix_now() + 5 * DAY})
     clock.ahead += 6 * DAY
     account.sandbox.tick()
     await tell(account)
@@ -117,8 +132,10 @@ async def test_a_pause_of_the_collection_ends_by_itself(user: Caller, account: A
         ({"behavior": "stop"}, "invalid_request"),
     ],
 )
-async def test_a_pause_that_makes_no_sense_is_refused(user: Caller, wish: dict[str, Any], code: str) -> None:
-    assert await user.refusal("/subscription/pause", wish) == (422, code)
+async def test_a_pause_that_makes_no_sense_is_refused(
+    user: Caller, backend: Caller, wish: dict[str, Any], code: str
+) -> None:
+    assert await backend.refusal(FOR_ADA, wish) == (422, code)
     assert (await user.get("/subscription"))["pause"] is None
 
 

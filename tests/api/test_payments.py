@@ -1,5 +1,6 @@
 """Payments through HTTP: collected by a backend, given back by an operator, questioned by banks."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +9,9 @@ import httpx
 import pytest
 from billing import Account
 from serving import API, PROBLEM, Bearer, CreateKey, serving
+from sqlalchemy import update
 
+from app import models
 from app.main import create_app
 from app.sandbox.resources import customers, disputes, payment_intents
 from app.settings import Settings
@@ -86,6 +89,7 @@ async def test_a_payment_is_made_confirmed_and_read(client: httpx.AsyncClient, a
         "usd",
     )
     assert made["client_secret"].startswith(f"{made['id']}_secret_")
+    assert answer.headers["Cache-Control"] == "no-store"
     assert (made["customer"], made["metadata"]) == (account.sandbox.rows("customer")[0]["id"], {"order": "7"})
     paid = await post(
         client,
@@ -244,6 +248,29 @@ async def test_another_users_payment_is_not_found(client: httpx.AsyncClient, acc
     assert id in [row["id"] for row in await read(client, "/payments/intents", key, user_id="demo-1")]
 
 
+async def test_a_customer_who_is_being_erased_pays_nothing_more(
+    client: httpx.AsyncClient, account: Account, key: Bearer
+) -> None:
+    await account.buy()
+    await told(account)
+    async with account.sessions.begin() as session:
+        await session.execute(update(models.Customer).values(erased_at=1))
+    answer = await post(client, "/payments/intents", key, {"amount_minor": 6500, "currency": "usd"}, user_id="demo-1")
+    refused(answer, 409, "customer_deleted")
+    assert len(account.sandbox.rows("payment_intent")) == 1  # the plan's
+
+
+async def test_a_list_goes_on_where_its_last_row_has_moved_on(client: httpx.AsyncClient, key: Bearer) -> None:
+    made = {(await created(client, key))["id"] for _ in range(3)}
+    waiting = {"status": "requires_payment_method"}
+    first = await client.get(f"{API}/payments/intents", headers=key, params={**waiting, "limit": "2"})
+    last = first.json()[-1]["id"]
+    paying = {"payment_method": "pm_card_visa", "return_url": BACK}
+    assert (await post(client, f"/payments/intents/{last}/confirm", key, paying)).json()["status"] == "succeeded"
+    second = await client.get(first.headers["Link"].partition(">")[0].removeprefix("<"), headers=key)
+    assert [row["id"] for row in second.json()] == list(made - {row["id"] for row in first.json()})
+
+
 async def test_payments_are_for_backends_and_operators(
     client: httpx.AsyncClient, ada: Bearer, key: Bearer, operator: Bearer
 ) -> None:
@@ -288,6 +315,29 @@ async def test_a_payment_is_given_back_in_parts_and_no_further(
     assert (recent["amount_refunded_minor"], recent["refunded"]) == (6500, True)
 
 
+async def test_refunds_at_once_give_back_no_more_than_was_paid(
+    client: httpx.AsyncClient, account: Account, key: Bearer, operator: Bearer
+) -> None:
+    paid = await created(client, key, **CARD)
+    tries = [post(client, f"/payments/{paid['id']}/refunds", operator, {"amount_minor": 4000}) for _ in range(3)]
+    answers = await asyncio.gather(*tries)
+    assert sorted(answer.status_code for answer in answers) == [201, 422, 422]
+    assert [row["amount"] for row in account.sandbox.rows("refund")] == [4000]
+    assert [row["amount_minor"] for row in await read(client, "/refunds", operator)] == [4000]
+
+
+async def test_the_same_refund_twice_gives_back_once(
+    client: httpx.AsyncClient, account: Account, key: Bearer, operator: Bearer
+) -> None:
+    paid = await created(client, key, **CARD)
+    url, headers = f"{API}/payments/{paid['id']}/refunds", {**operator, "Idempotency-Key": "back-7"}
+    first, second = [await client.post(url, headers=headers, json={"amount_minor": 1000}) for _ in range(2)]
+    assert (first.status_code, second.json()) == (201, first.json())
+    other = await client.post(url, headers=headers, json={"amount_minor": 2000})
+    refused(other, 422, "idempotency_key_reused")
+    assert [row["amount"] for row in account.sandbox.rows("refund")] == [1000]
+
+
 async def test_a_payment_of_somebody_we_never_heard_of_is_given_back_too(
     client: httpx.AsyncClient, account: Account, operator: Bearer
 ) -> None:
@@ -310,6 +360,11 @@ async def test_a_disputed_payment_is_listed_and_not_refunded(
     with account.sandbox.changing():
         disputes.open_(account.sandbox, paid["latest_charge"])
     await told(account)
+    # Of the charge itself no news came but its success.
+    await created(client, key, **CARD)
+    await told(account)
+    recent = await read(client, "/payments/recent", operator)
+    assert {row["payment_intent"] == paid["id"]: row["disputed"] for row in recent} == {True: True, False: False}
     [dispute] = await read(client, "/disputes", operator, status="needs_response")
     assert (dispute["reason"], dispute["amount_minor"], dispute["payment_intent"]) == ("fraudulent", 6500, paid["id"])
     assert dispute["evidence_due_by"] > dispute["created"]

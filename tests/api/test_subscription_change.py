@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.values import utcnow
 
 KEY, URL = "sk_test_billhook", "http://sandbox.test"
+FOR_ADA = "/subscription/change/preview?user_id=ada"
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ async def buyer(client: httpx.AsyncClient, account: Account, ada: Bearer, clock:
     await buy(client, account, ada, "pro")
     clock.ahead += 10 * DAY
     return Caller(client, ada)
+
+
+@pytest.fixture
+async def backend(client: httpx.AsyncClient, create_key: CreateKey) -> Caller:
+    return Caller(client, await create_key("billing:write"))
 
 
 async def test_an_upgrade_costs_what_was_shown_to_the_cent(buyer: Caller, account: Account, clock: StripeClock) -> None:
@@ -182,8 +188,10 @@ async def test_another_user_s_preview_does_not_exist(
     assert mine not in [row["id"] for row in await other.get("/subscriptions")]
 
 
-async def test_prorations_may_wait_for_the_next_invoice(buyer: Caller, account: Account, clock: StripeClock) -> None:
-    shown = await buyer.preview(plan="enterprise", proration="create_prorations")
+async def test_prorations_may_wait_for_the_next_invoice(
+    buyer: Caller, backend: Caller, account: Account, clock: StripeClock
+) -> None:
+    shown = await backend.done(FOR_ADA, {"plan": "enterprise", "proration": "create_prorations"})
     assert shown["amount_due_minor"] == 0
     assert shown["invoice_at"] == (await buyer.get("/subscription"))["current_period_end"]
     assert [line["proration"] for line in shown["lines"]].count(True) == 2
@@ -196,17 +204,19 @@ async def test_prorations_may_wait_for_the_next_invoice(buyer: Caller, account: 
     assert renewal["total"] == shown["invoice_total_minor"]
 
 
-async def test_a_change_without_proration_costs_nothing_now(buyer: Caller, account: Account) -> None:
-    shown = await buyer.preview(plan="enterprise", proration="none")
+async def test_a_change_without_proration_costs_nothing_now(buyer: Caller, backend: Caller, account: Account) -> None:
+    shown = await backend.done(FOR_ADA, {"plan": "enterprise", "proration": "none"})
     assert (shown["amount_due_minor"], shown["invoice_total_minor"]) == (0, 49900)
     changed = await buyer.done("/subscription/change", {"preview_id": shown["preview_id"]})
     assert changed["subscription"]["plan"] == "enterprise"
     assert len(invoices(account.sandbox)) == 1
 
 
-async def test_a_subscription_that_ends_shows_that_nothing_more_is_billed(buyer: Caller, account: Account) -> None:
+async def test_a_subscription_that_ends_shows_that_nothing_more_is_billed(
+    buyer: Caller, backend: Caller, account: Account
+) -> None:
     await buyer.done("/subscription/cancel")
-    shown = await buyer.preview(quantity=2, proration="none")
+    shown = await backend.done(FOR_ADA, {"quantity": 2, "proration": "none"})
     assert (shown["amount_due_minor"], shown["invoice_total_minor"], shown["lines"]) == (0, 0, [])
     changed = await buyer.done("/subscription/change", {"preview_id": shown["preview_id"]})
     assert (changed["subscription"]["quantity"], changed["subscription"]["cancel_at_period_end"]) == (2, True)
@@ -398,9 +408,8 @@ async def test_an_operator_changes_anybody_s(
     assert (await buyer.refusal(f"/subscriptions/{id}/change/preview", {"plan": "basic"}))[0] == 403
 
 
-async def test_a_backend_changes_its_user_s(buyer: Caller, client: httpx.AsyncClient, create_key: CreateKey) -> None:
-    backend = Caller(client, await create_key("billing:write"))
-    shown = await backend.done("/subscription/change/preview?user_id=ada", {"quantity": 3})
+async def test_a_backend_changes_its_user_s(buyer: Caller, backend: Caller) -> None:
+    shown = await backend.done(FOR_ADA, {"quantity": 3})
     body = {"preview_id": shown["preview_id"]}
     assert await backend.refusal("/subscription/change?user_id=grace", body) == (404, "preview_not_found")
     changed = await backend.done("/subscription/change?user_id=ada", body)

@@ -66,6 +66,29 @@ def test_what_can_not_be_an_invoice_is_not_read(more: dict[str, Any]) -> None:
         map_invoice(invoice(LATEST, **more))
 
 
+async def test_an_invoice_of_many_lines_is_read_whole() -> None:
+    lines = [{**NEW, "id": f"il_{number}"} for number in range(12)]
+    pages = [
+        Reply(body={"object": "list", "data": lines[start:end], "has_more": end < len(lines), "url": "/v1/lines"})
+        for start, end in ((0, 11), (11, 12))
+    ]
+    long = invoice(LATEST, id="in_1Qlong", lines={"object": "list", "data": lines[:10], "has_more": True})
+    stripe = ScriptedStripe(Reply(body=long), *pages)
+    async with stripe.provider() as provider:
+        found = (await provider.retrieve_invoice("in_1Qlong")).object
+    assert [line.id for line in found.lines] == [f"il_{number}" for number in range(12)]
+    assert [(request.path, request.form) for request in stripe.requests[1:]] == [
+        ("/v1/invoices/in_1Qlong/lines", {"limit": "100"}),
+        ("/v1/invoices/in_1Qlong/lines", {"limit": "100", "starting_after": "il_10"}),
+    ]
+    assert violations(stripe.requests[2].form, params.InvoiceLineItemListParams) == []
+
+
+def test_an_event_that_shows_ten_of_many_lines_has_the_invoice_fetched() -> None:
+    with pytest.raises(UnreadableError, match="whole"):
+        map_invoice(invoice(LATEST, lines={"object": "list", "data": [NEW], "has_more": True}))
+
+
 def test_a_credit_note_is_read() -> None:
     data = {
         "id": "cn_1Qabc",

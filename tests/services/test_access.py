@@ -87,29 +87,72 @@ async def test_grace_ends_after_the_plan_s_days(sessions: Sessions, catalog: Cat
     assert (over.plan.key, over.rule, over.grace_until) == ("free", "past_due:grace_over", None)
 
 
-async def test_grace_counts_from_the_unpaid_invoice(sessions: Sessions, catalog: Catalog) -> None:
-    user = await subscribe(sessions, "past_due", current_period_start=NOW - 20 * DAY, latest_invoice="in_open")
+async def owe(sessions: Sessions, user: str, **fields: object) -> None:
+    """Let the user's newest subscription have an open invoice."""
+    amounts = dict.fromkeys(("subtotal", "total", "amount_due", "amount_paid", "amount_remaining"), 9900)
     async with sessions.begin() as session:
-        [bought] = await reading.live(session, user)
-        zero = dict.fromkeys(("subtotal", "total", "amount_due", "amount_paid", "amount_remaining"), 9900)
+        bought, *_ = await reading.live(session, user)
         session.add(
             models.Invoice(
-                **zero,
-                stripe_id="in_open",
+                **amounts,
+                **fields,
+                stripe_id=f"in_{uuid4().hex}",
                 customer_id=bought.customer_id,
                 subscription=bought.stripe_id,
                 status="open",
                 currency="usd",
                 attempt_count=1,
                 livemode=False,
-                created=NOW - DAY,
                 synced_at=NOW,
             )
         )
-    async with sessions() as session:
-        held = await access.entitlements(session, catalog, user_id=user, now=NOW)
+
+
+async def test_grace_counts_from_the_oldest_unpaid_invoice(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "past_due", current_period_start=NOW - 20 * DAY)
+    for created in (NOW - 2 * DAY, NOW - DAY):
+        await owe(sessions, user, created=created)
+    held = await held_by(sessions, catalog, user)
     assert held.rule == "past_due:grace"
-    assert held.grace_until == NOW - DAY + catalog.plans["pro"].grace_days * DAY
+    assert held.grace_until == NOW - 2 * DAY + catalog.plans["pro"].grace_days * DAY
+
+
+async def test_grace_for_an_invoice_that_was_sent_counts_from_when_it_was_due(
+    sessions: Sessions, catalog: Catalog
+) -> None:
+    user = await subscribe(sessions, "past_due", current_period_start=NOW - 30 * DAY)
+    await owe(sessions, user, created=NOW - 30 * DAY, due_date=NOW - DAY)
+    held = await held_by(sessions, catalog, user)
+    assert (held.rule, held.grace_until) == ("past_due:grace", NOW - DAY + catalog.plans["pro"].grace_days * DAY)
+
+
+@pytest.mark.parametrize("status", ["trialing", "active", "past_due"])
+async def test_what_was_set_to_end_has_ended_though_its_webhook_is_late(
+    sessions: Sessions, catalog: Catalog, status: str
+) -> None:
+    for fields in ({"cancel_at": NOW}, {"cancel_at_period_end": True, "current_period_end": NOW}):
+        user = await subscribe(sessions, status, **fields)
+        before = await held_by(sessions, catalog, user, now=NOW - 1)
+        assert (before.plan.key, before.access_ends_at) == ("pro", NOW)
+        after = await held_by(sessions, catalog, user)
+        assert (after.plan.key, after.rule, after.access_ends_at) == ("free", f"{status}:ended", None)
+
+
+async def test_a_trial_or_a_period_that_is_over_grants_until_stripe_says_otherwise(
+    sessions: Sessions, catalog: Catalog
+) -> None:
+    over = {"current_period_end": NOW - DAY}
+    for status, fields in (("trialing", {"trial_end": NOW - DAY}), ("active", {})):
+        held = await held_by(sessions, catalog, await subscribe(sessions, status, **over, **fields))
+        assert (held.plan.key, held.rule) == ("pro", f"{status}:grant")
+
+
+async def test_of_several_that_grant_the_same_the_one_that_lasts_decides(sessions: Sessions, catalog: Catalog) -> None:
+    user = await subscribe(sessions, "active", created=NOW - 90 * DAY)
+    await subscribe(sessions, "active", user=user, cancel_at=NOW + DAY, created=NOW - 80 * DAY)
+    await subscribe(sessions, "past_due", user=user)
+    held = await held_by(sessions, catalog, user)
+    assert (held.plan.key, held.rule, held.access_ends_at, held.grace_until) == ("pro", "active:grant", None, None)
 
 
 async def test_a_price_that_is_no_plan_of_ours_grants_nothing(sessions: Sessions, catalog: Catalog) -> None:

@@ -2,15 +2,20 @@
 
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from billing import Account
-from comparing import causes, compare
-from sqlalchemy import select
+from billing import STRIPE, Account
+from comparing import Interfered, causes, compare
+from sqlalchemy import func, select, update
 
 from app import models
-from app.sandbox.resources import disputes, payment_intents, refunds
+from app.db import transaction
+from app.errors import UnavailableError
+from app.sandbox.resources import customers, disputes, payment_intents, refunds
+from app.services import payment_rows, payments
+from app.services.mirror import NO_ROW, AsOf
 from app.worker.backfill import sync
 
 PAID: dict[str, Any] = {
@@ -85,6 +90,52 @@ async def test_no_client_secret_and_no_link_is_kept_for_ever(account: Account) -
     assert "/receipts/" not in everything
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_dispute_ends_as_stripe_says_in_whatever_order_it_is_told(account: Account, seed: int) -> None:
+    customer = await customer_of(account)
+    charge = pay(account, customer=customer, payment_method="pm_card_createDispute")
+    box = account.sandbox
+    with box.changing():
+        disputes.open_(box, charge)
+        [dispute] = box.rows("dispute")
+        disputes.close(box, {}, dispute["id"])
+    refund(account, pay(account, customer=customer), amount=1000)
+    news = account.events() * 2
+    random.Random(seed).shuffle(news)  # noqa: S311 - an order, not a secret
+    for event in news:
+        await account.deliver(event)
+        await account.process()
+    ada = await one(account, models.Customer, customer)
+    [ours] = await account.all(models.Dispute)
+    assert (ours.status, ours.customer_id) == ("lost", ada.id)
+    assert {row.customer_id for row in await account.all(models.Refund)} == {ada.id}
+    assert not await causes(account, await compare(account))
+    told = await outbox(account, "dispute")
+    assert sorted(told) == [("dispute.closed", dispute["id"]), ("dispute.opened", dispute["id"])]
+
+
+async def test_a_dispute_waits_for_its_charge_while_stripe_is_away(account: Account) -> None:
+    charge = pay(account, customer=await customer_of(account), payment_method="pm_card_createDispute")
+    with account.sandbox.changing():
+        disputes.open_(account.sandbox, charge)
+
+    async def away(operation: str, _number: int) -> None:
+        if operation == "retrieve_charge":
+            raise UnavailableError("Stripe does not answer.")
+
+    reached = account.inbox
+    account.inbox = replace(reached, provider=Interfered(account.provider, away))
+    [opened] = account.events("charge.dispute.created")
+    await account.deliver_and_process([opened])
+    assert await account.all(models.Dispute) == []
+    account.inbox = reached
+    async with account.sessions.begin() as session:
+        await session.execute(update(models.StripeEvent).values(next_attempt_at=func.now()))
+    await account.process()
+    [row] = await account.all(models.Dispute)
+    assert row.customer_id is not None
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_in_whatever_order_the_news_comes_the_end_is_the_same(account: Account, seed: int) -> None:
     customer = await customer_of(account)
@@ -157,6 +208,107 @@ async def test_a_refund_that_comes_back_is_told_too(account: Account) -> None:
         ("payment.refunded", back["id"]),
         ("payment.refund_failed", back["id"]),
     ]
+
+
+async def test_what_was_collected_before_a_crash_is_collected_once(account: Account) -> None:
+    customer = await customer_of(account)
+    ada = await one(account, models.Customer, customer)
+
+    async def collect() -> Any:
+        return await payments.create(
+            session,
+            account.provider,
+            user_id=ada.user_id,
+            amount=6500,
+            currency="usd",
+            capture_method="automatic",
+            payment_method="pm_card_visa",
+            confirm=True,
+            off_session=True,
+            return_url=None,
+            setup_future_usage=None,
+            receipt_email=None,
+            description=None,
+            metadata={},
+            idempotency_key="order-7",
+            actor="test",
+        )
+
+    async def give_back(id: str) -> Any:
+        return await payments.refund(
+            session,
+            account.provider,
+            payment_id=id,
+            amount=1000,
+            reason=None,
+            idempotency_key="back-7",
+            actor="test",
+        )
+
+    async with account.sessions() as session:
+        first = await collect()
+        back = await give_back(first.id)
+        await session.rollback()
+    assert [row.stripe_id for row in await account.all(models.Refund)] == []
+    async with transaction(account.sessions) as session:
+        assert (await collect()).id == first.id
+    async with transaction(account.sessions) as session:
+        assert (await give_back(first.id)).id == back.id
+    assert [row["amount"] for row in account.sandbox.rows("refund")] == [1000]
+    assert len([row for row in account.sandbox.rows("charge") if row["amount"] == 6500]) == 1
+    assert (await one(account, models.PaymentIntent, first.id)).customer_id == ada.id
+    assert (await one(account, models.Refund, back.id)).customer_id == ada.id
+
+
+async def test_a_payment_that_a_stranger_was_put_on_is_collected_all_the_same(account: Account) -> None:
+    box = account.sandbox
+    with box.changing():
+        id = payment_intents.create(box, {"amount": 6500, "currency": "usd"})["id"]
+    made = await account.provider.retrieve_payment_intent(id)
+    async with transaction(account.sessions) as session:
+        await payment_rows.sync_intent(session, made.object, as_of=AsOf(at=made.at, revision=NO_ROW), origin=STRIPE)
+    with box.changing():
+        stranger = customers.create(box, {"email": "stranger@example.com"})["id"]
+        payment_intents.update(box, {"customer": stranger}, id)
+    async with transaction(account.sessions) as session:
+        paid = await payments.confirm(
+            session,
+            account.provider,
+            id=id,
+            user_id=None,
+            payment_method="pm_card_visa",
+            off_session=True,
+            return_url=None,
+            idempotency_key="once",
+            actor="test",
+        )
+    assert paid.status == "succeeded"
+    await account.deliver_and_process(account.events())
+    row = await one(account, models.PaymentIntent, id)
+    assert (row.status, row.customer_id) == ("succeeded", (await one(account, models.Customer, stranger)).id)
+
+
+async def test_recent_payments_of_one_second_are_paged_without_a_gap(account: Account) -> None:
+    with account.sandbox.at(int(time.time()) - 60):
+        made = {pay(account) for _ in range(5)}
+    await account.deliver_and_process(account.events("charge.succeeded"))
+    assert len({row.created for row in await account.all(models.Charge)}) == 1
+    seen: list[str] = []
+    async with account.sessions() as session:
+        while True:
+            last = seen[-1] if seen else None
+            rows = await payments.recent(session, status="succeeded", limit=2, starting_after=last)
+            seen += [row.charge.stripe_id for row in rows[:2]]
+            if len(rows) <= 2:
+                break
+    assert (len(seen), set(seen)) == (5, made)
+
+
+async def test_a_payment_nobody_has_tried_to_collect_is_no_drift(account: Account) -> None:
+    with account.sandbox.changing():
+        payment_intents.create(account.sandbox, {"amount": 6500, "currency": "usd"})
+    await account.deliver_and_process(account.events())
+    assert not await causes(account, await compare(account))
 
 
 async def test_lost_news_of_payments_is_found_and_mended(account: Account) -> None:

@@ -6,9 +6,10 @@ from subscribing import DAY
 
 from app import models
 from app.db import transaction
-from app.sandbox.resources import subscription_schedules
+from app.sandbox.resources import meters, prices, subscription_schedules, subscriptions
 from app.sandbox.store import Row
-from app.services.subscriptions import reading, schedules
+from app.services.subscriptions import changing, reading, schedules
+from app.services.subscriptions.wishes import Wish
 from app.values import unix_now
 from app.worker.backfill import sync
 
@@ -60,6 +61,35 @@ async def test_a_schedule_no_webhook_told_of_is_taken_over(downgrading: Account)
     change = await coming(downgrading)
     assert change is not None
     assert change.plan == "basic"
+
+
+async def test_a_change_that_waits_leaves_the_other_items_as_stripe_has_them(account: Account) -> None:
+    """Also what is metered, which has no quantity, and what was changed without our knowing yet."""
+    await account.buy(plan="pro")
+    box = account.sandbox
+    [subscription] = box.rows("subscription")
+    price = {row["lookup_key"]: row["id"] for row in box.rows("price")}
+    with box.changing():
+        payload = {"display_name": "Calls", "event_name": "some_calls", "default_aggregation": {"formula": "sum"}}
+        meter = meters.create(box, payload)["id"]
+        recurring = {"interval": "month", "usage_type": "metered", "meter": meter}
+        calls = {"currency": "usd", "unit_amount": 2, "product_data": {"name": "Calls"}, "recurring": recurring}
+        metered = prices.create(box, calls)["id"]
+        added = [{"price": metered}, {"price": price["billhook_enterprise"]}]
+        subscriptions.update(box, {"items": added, "proration_behavior": "none"}, subscription["id"])
+    await account.deliver_and_process(account.events())
+    seats = box.get("subscription", subscription["id"])["items"]["data"][2]["id"]
+    with box.changing():
+        more = {"items": [{"id": seats, "quantity": 5}], "proration_behavior": "none"}
+        subscriptions.update(box, more, subscription["id"])
+    async with transaction(account.sessions) as session:
+        mine = await reading.own_live(session, ADA.user_id, None)
+        await changing.at_period_end(
+            session, account.provider, account.plans, mine, Wish(plan="basic"), idempotency_key="once", actor="test"
+        )
+    [schedule] = box.rows("subscription_schedule")
+    wanted = {(item["price"], item.get("quantity")) for item in schedule["phases"][1]["items"]}
+    assert wanted == {(price["billhook_basic"], 1), (metered, None), (price["billhook_enterprise"], 5)}
 
 
 async def test_a_schedule_that_let_go_is_not_shown(downgrading: Account) -> None:

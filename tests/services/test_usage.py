@@ -17,9 +17,11 @@ from app.provider.stripe import StripeProvider
 from app.sandbox import metering, thin_events
 from app.services.catalog import Catalog
 from app.services.customers import Buyer
-from app.services.usage import corrections, ledger, reading, reports
+from app.services.usage import corrections, forwarding, ledger, reading, reports
+from app.services.usage.corrections import correction_id
+from app.services.usage.forwarding import Due
 from app.services.usage.ledger import Given, Outcome
-from app.services.usage_totals import month_of
+from app.services.usage_totals import Period, month_of, period_at
 from app.values import unix_now
 from app.worker.meters import Forwarder
 from app.worker.reconcile import reconcile
@@ -63,6 +65,46 @@ class Usage:
     async def cancel(self, id: str) -> str:
         async with transaction(self.account.sessions) as session:
             return (await corrections.cancel(session, self.account.plans, id, actor="key", now=unix_now())).way
+
+    async def retry(self, id: str) -> str | None:
+        """The identifier it goes under from now on, if that is another."""
+        async with transaction(self.account.sessions) as session:
+            return (await corrections.retry(session, id, actor="key", now=unix_now())).identifier
+
+    async def renew(self, start: int, end: int, plan: str = "basic") -> None:
+        """Let Ada's subscription be in this period, as Stripe's news would."""
+        async with transaction(self.account.sessions) as session:
+            values = {"current_period_start": start, "current_period_end": end, "plan": plan}
+            await session.execute(update(models.Subscription).values(**values))
+
+    async def summaries(self, now: int) -> list[tuple[int, int, int, int | None]]:
+        async with self.account.sessions() as session:
+            found = await reading.summarize(session, self.account.plans, user_id=ADA.user_id, earlier=9, now=now)
+        return [(s.period_start, s.period_end, s.used, s.limit) for s in found]
+
+    def process_at_stripe(self) -> None:
+        self.account.sandbox._ticked_at = None
+        self.account.sandbox.tick()
+
+    async def hear_reports(self) -> None:
+        """Let Stripe look at what it took, and its reports of that arrive."""
+        self.process_at_stripe()
+        for report in self.account.sandbox.rows("v2.core.event"):
+            await self.account.deliver({name: value for name, value in report.items() if name != "data"})
+        await self.forwarder.read_reports()
+
+    async def differences(self) -> list[tuple[str, Any]]:
+        run = await reconcile(
+            self.account.sessions,
+            self.account.provider,
+            actor="test",
+            repair=False,
+            meters=self.account.plans.meters,
+            patience=0,
+        )
+        async with self.account.sessions() as session:
+            found = select(models.Difference).where(models.Difference.run_id == run.id)
+            return [(row.cause, row.fields) for row in await session.scalars(found) if row.object == "usage"]
 
     async def rewrite(self, id: str, **values: Any) -> None:
         async with transaction(self.account.sessions) as session:
@@ -405,11 +447,11 @@ async def test_after_a_day_usage_is_evened_out(usage: Usage) -> None:
     await usage.rewrite("a", attempted_at=text("now() - interval '2 days'"))
     assert [await usage.cancel("a"), await usage.cancel("a")] == ["negative_event", "negative_event"]
     assert await usage.forwarder.send_due() == 1
-    rows = await usage.rows()
-    assert (rows["a#canceled"].quantity, rows["a#canceled"].timestamp, rows["a#canceled"].corrects) == (-5, at, "a")
+    by = (await usage.rows())[correction_id("a")]
+    assert (by.quantity, by.timestamp, by.corrects) == (-5, at, "a")
     assert (usage.at_stripe(), await usage.total()) == (1, 1)
     with pytest.raises(ConflictError):
-        await usage.cancel("a#canceled")
+        await usage.cancel(by.id)
 
 
 async def test_a_cancellation_that_comes_too_late_is_evened_out(usage: Usage) -> None:
@@ -420,7 +462,7 @@ async def test_a_cancellation_that_comes_too_late_is_evened_out(usage: Usage) ->
         usage.account.sandbox.forget("_meter_identifier", "a")
     assert await usage.forwarder.send_due() == 2
     assert (usage.at_stripe(), await usage.total()) == (0, 0)
-    assert await usage.states() == {"a": "sent", "a#canceled": "sent"}
+    assert await usage.states() == {"a": "sent", correction_id("a"): "sent"}
 
 
 async def test_a_cancellation_of_what_never_arrived_is_done(usage: Usage) -> None:
@@ -445,29 +487,200 @@ async def test_reconcile_finds_usage_that_stripe_counted_otherwise(usage: Usage)
     at = unix_now() - 3600
     await usage.record(used("a", 5, timestamp=at), used("b", 2, timestamp=at), used("new", 1))
     await usage.forwarder.send_due()
-    usage.account.sandbox._ticked_at = None
-    usage.account.sandbox.tick()
-
-    async def differences() -> list[tuple[str, Any]]:
-        run = await reconcile(
-            usage.account.sessions,
-            usage.account.provider,
-            actor="test",
-            repair=False,
-            meters=usage.account.plans.meters,
-            patience=0,
-        )
-        async with usage.account.sessions() as session:
-            found = select(models.Difference).where(models.Difference.run_id == run.id)
-            return [(row.cause, row.fields) for row in await session.scalars(found) if row.object == "usage"]
-
+    usage.process_at_stripe()
     await usage.rewrite("a", quantity=6)
-    assert await differences() == []  # Stripe may still be counting
+    assert await usage.differences() == []  # Stripe may still be counting
     for id in ("a", "b", "new"):
         await usage.rewrite(id, sent_at=text("now() - interval '1 hour'"))
-    assert await differences() == [("usage_differs", {"used": [8, "7"]})]
+    assert await usage.differences() == [("usage_differs", {"used": [8, "7"]})]
     await usage.rewrite("a", quantity=5)
-    assert await differences() == []
+    assert await usage.differences() == []
+
+
+async def test_a_cancellation_stripe_may_still_be_counting_is_no_difference(usage: Usage) -> None:
+    at = unix_now() - 3600
+    await usage.record(used("a", 5, timestamp=at), used("b", 2, timestamp=at))
+    await usage.forwarder.send_due()
+    usage.process_at_stripe()
+    for id in ("a", "b"):
+        await usage.rewrite(id, sent_at=text("now() - interval '1 hour'"))
+    # Canceled here and told, but not yet done there.
+    await usage.rewrite("a", status="canceled")
+    assert await usage.differences() == []
+    await usage.rewrite("a", next_attempt_at=text("now() - interval '1 hour'"))
+    assert await usage.differences() == [("usage_differs", {"used": [2, "7"]})]
+
+
+async def test_a_hundred_at_once_at_the_limit_are_accepted_up_to_it(usage: Usage) -> None:
+    await usage.record(used("before", 9_963))
+    answers = await asyncio.gather(*(usage.results(used(f"{number}")) for number in range(100)))
+    assert sorted(code for [code] in answers) == ["accepted"] * 37 + ["limit_exceeded"] * 63
+    assert await usage.total() == 10_000
+
+
+async def test_a_renewal_nobody_has_heard_of_yet_begins_the_next_period(usage: Usage) -> None:
+    start = unix_now() - 30 * DAY - 100
+    await usage.renew(start, start + 30 * DAY)
+    await usage.record(used("before", 10_000, timestamp=start + 50), now=start + 60)
+    assert await usage.results(used("after", 9_000)) == ["accepted"]
+    # The news: what was used meanwhile is part of the new period, whose end only Stripe knows.
+    await usage.renew(start + 30 * DAY, start + 61 * DAY)
+    assert await usage.results(used("more", 1_001), used("last", 1_000)) == ["limit_exceeded", "accepted"]
+    assert await usage.summaries(unix_now()) == [
+        (start + 30 * DAY, start + 61 * DAY, 10_000, 10_000),
+        (start, start + 30 * DAY, 10_000, 10_000),
+    ]
+
+
+async def test_a_plan_changed_within_its_period_sets_the_limit_of_what_is_left(usage: Usage) -> None:
+    now = unix_now()
+    start = now - 10 * DAY
+    await usage.renew(start, start + 30 * DAY, plan="free")
+    assert await usage.results(used("a", 100), used("b")) == ["accepted", "limit_exceeded"]
+    await usage.renew(start, start + 30 * DAY, plan="basic")
+    assert await usage.results(used("b"), used("c", 9_900)) == ["accepted", "limit_exceeded"]
+    await usage.renew(start, start + 30 * DAY, plan="free")
+    assert await usage.results(used("d")) == ["limit_exceeded"]
+    # One that begins anew with the change starts from nothing, and what was used before it stays to be seen.
+    await usage.renew(now - 5, now + 30 * DAY, plan="basic")
+    assert await usage.results(used("e", 10_000)) == ["accepted"]
+    assert await usage.results(used("late", 7, timestamp=now - 50)) == ["accepted"]
+    assert await usage.summaries(now + 1) == [
+        (now - 5, now + 30 * DAY, 10_000, 10_000),
+        (start, now - 5, 108, 10_000),
+    ]
+
+
+def test_periods_follow_each_other() -> None:
+    assert period_at(150, start=100, end=200) == Period(100, 200)
+    assert period_at(200, start=100, end=200) == Period(200, 300)
+    assert period_at(450, start=100, end=200) == Period(400, 500)
+    now = 1_798_761_599
+    assert period_at(now, start=None, end=None) == month_of(now)
+    assert period_at(now, start=now + 1, end=now + 2) == month_of(now)
+    assert period_at(now, start=now, end=now) == month_of(now)
+
+
+async def test_corrections_of_ids_that_are_alike_are_several(usage: Usage) -> None:
+    alike = ["x" * 99 + "1", "x" * 99 + "2", "a"]
+    await usage.record(*(used(id, 5) for id in alike), used("a#canceled", 1), used("kept", 1))
+    await usage.forwarder.send_due()
+    for id in alike:
+        await usage.rewrite(id, attempted_at=text("now() - interval '2 days'"))
+        assert await usage.cancel(id) == "negative_event"
+    assert await usage.forwarder.send_due() == 3
+    assert (usage.at_stripe(), await usage.total()) == (2, 2)
+
+
+async def test_what_stripe_refused_can_be_sent_again(usage: Usage) -> None:
+    await usage.record(used("a", 5))
+    await usage.rewrite("a", status="failed", error_code="resource_missing", attempts=1, attempted_at=func.now())
+    assert await usage.retry("a") is None
+    assert await usage.forwarder.send_due() == 1
+    row = (await usage.rows())["a"]
+    assert (row.status, row.error_code, row.attempts) == ("sent", None, 2)
+    assert (usage.at_stripe(), await usage.total()) == (5, 5)
+
+
+async def test_what_stripe_took_and_could_not_count_is_sent_again_under_another_identifier(usage: Usage) -> None:
+    with usage.account.sandbox.transaction():
+        thin_events.add_destination(usage.account.sandbox, "http://app.test/hook")
+    [customer] = usage.account.sandbox.rows("customer")
+    await usage.record(used("a", 5))
+    await usage.forwarder.send_due()
+    usage.account.sandbox.get("customer", customer["id"])["deleted"] = True
+    await usage.hear_reports()
+    assert await usage.states() == {"a": "failed"}
+    usage.account.sandbox.get("customer", customer["id"])["deleted"] = False
+    identifier = await usage.retry("a")
+    assert identifier not in {None, "a"}
+    assert await usage.forwarder.send_due() == 1
+    # The report of the first try is not about the second, however often it comes.
+    async with transaction(usage.account.sessions) as session:
+        await session.execute(update(models.StripeEvent).values(status="ignored"))
+    assert await usage.forwarder.read_reports() == 0
+    assert await usage.states() == {"a": "sent"}
+    assert (usage.at_stripe(), await usage.total()) == (5, 5)
+    assert await usage.cancel("a") == "cancellation"
+    assert await usage.forwarder.send_due() == 1
+    assert (usage.at_stripe(), await usage.states()) == (0, {"a": "canceled"})
+
+
+async def test_only_what_failed_and_still_counts_can_be_sent_again(usage: Usage) -> None:
+    async def refusal(id: str) -> str:
+        with pytest.raises(ConflictError) as raised:
+            await usage.retry(id)
+        return raised.value.code
+
+    with pytest.raises(NotFoundError):
+        await usage.retry("nothing")
+    await usage.record(*(used(id) for id in ("pending", "evened", "refused", "old")))
+    assert await refusal("pending") == "usage_event_not_failed"
+    await usage.rewrite("evened", status="sent", attempted_at=text("now() - interval '2 days'"))
+    assert await usage.cancel("evened") == "negative_event"
+    await usage.rewrite("evened", status="failed")
+    assert await refusal("evened") == "usage_event_canceled"
+    await usage.rewrite("refused", status="failed", error_code="cancellation_refused")
+    assert await refusal("refused") == "usage_event_canceled"
+    await usage.rewrite("old", status="failed", timestamp=unix_now() - 35 * DAY)
+    assert await refusal("old") == "timestamp_too_old"
+
+
+async def test_a_counted_event_whose_cancellation_came_too_late_is_taken_back_once(usage: Usage) -> None:
+    meters = {METER: usage.account.plans.meters[METER].model_copy(update={"aggregation": "count"})}
+    usage.account.plans = usage.forwarder.catalog = usage.account.plans.model_copy(update={"meters": meters})
+    await usage.record(used("a"), used("b"))
+    await usage.forwarder.send_due()
+    assert await usage.cancel("a") == "cancellation"
+    with usage.account.sandbox.transaction():
+        usage.account.sandbox.forget("_meter_identifier", "a")
+    await usage.forwarder.send_due()
+    row = (await usage.rows())["a"]
+    assert (row.status, row.error_code) == ("failed", "cancellation_refused")
+    with pytest.raises(ConflictError):
+        await usage.cancel("a")
+    assert await usage.total() == 1
+
+
+@pytest.mark.parametrize("way", ["cancellation", "negative_event"])
+async def test_what_never_counted_is_not_taken_away_from_other_usage(usage: Usage, way: str) -> None:
+    with usage.account.sandbox.transaction():
+        thin_events.add_destination(usage.account.sandbox, "http://app.test/hook")
+    [customer] = usage.account.sandbox.rows("customer")
+    await usage.record(used("a", 5))
+    await usage.forwarder.send_due()
+    usage.account.sandbox.get("customer", customer["id"])["deleted"] = True
+    usage.process_at_stripe()
+    usage.account.sandbox.get("customer", customer["id"])["deleted"] = False
+    if way == "negative_event":
+        await usage.rewrite("a", attempted_at=text("now() - interval '2 days'"))
+    assert await usage.cancel("a") == way
+    await usage.hear_reports()
+    await usage.record(used("b", 7))
+    await usage.make_due()
+    await usage.forwarder.send_due()
+    assert (usage.at_stripe(), await usage.total()) == (7, 7)
+    assert set((await usage.states()).values()) <= {"canceled", "failed", "sent"}
+
+
+async def test_a_late_refusal_changes_nothing_of_what_another_worker_has_sent(usage: Usage) -> None:
+    await usage.record(used("a"))
+    await usage.forwarder.send_due()
+    late = Due(
+        id="a", identifier="a", quantity=1, timestamp=0, status="pending", attempts=0, sent=False, unprotected=False
+    )
+    async with transaction(usage.account.sessions) as session:
+        await forwarding.settle(session, late, "failed", error_code="timestamp_refused")
+    assert await usage.states() == {"a": "sent"}
+
+
+async def test_sums_are_not_asked_while_a_cancellation_is_under_way(usage: Usage) -> None:
+    at = unix_now() - 2 * DAY
+    await usage.record(used("a", 3, timestamp=at), used("b", 3, timestamp=at))
+    await usage.rewrite("b", status="canceling", attempted_at=func.now(), next_attempt_at=text("now() + interval '1h'"))
+    await usage.rewrite("a", attempts=1, attempted_at=text("now() - interval '2 days'"))
+    assert await usage.forwarder.send_due() == 0
+    assert (await usage.rows())["a"].error_code == "sums_lag"
 
 
 def test_months_are_whole_and_in_utc() -> None:

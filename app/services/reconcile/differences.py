@@ -12,6 +12,7 @@ from app import models
 from app.db import release
 from app.errors import NotFoundError
 from app.provider.objects import Customer, MirroredObject, Snapshot, Subscription, customer_of
+from app.provider.payment_objects import PaymentIntent
 from app.provider.protocol import BillingProvider
 from app.services import catalog, customers, mirror
 from app.services.event_effects import KINDS, Ref, kind_of

@@ -18,15 +18,17 @@ from app.values import unix_now
 CAUSE = "usage_differs"
 _PAGE = 50  # each is a question to Stripe
 
-# What was sent lately Stripe may still be counting, and of some nobody knows yet: such sums are left for another time.
+# What was sent or canceled lately Stripe may still be counting, and of some nobody knows yet: such sums are left for
+# another time.
 _SUMS = text("""
 SELECT usage.subject, usage.meter, usage.amount, usage.events, customers.stripe_id
-  FROM (SELECT subject, meter, max(sent_at) AS sent_at,
+  FROM (SELECT subject, meter, max(sent_at) FILTER (WHERE status = 'sent') AS sent_at,
                coalesce(sum(quantity) FILTER (WHERE status = 'sent'), 0)::bigint AS amount,
                count(*) FILTER (WHERE status = 'sent') AS events,
-               bool_or(status <> 'sent' AND attempted_at IS NOT NULL) AS unsettled
+               bool_or(attempted_at IS NOT NULL AND (status IN ('pending', 'canceling') OR (
+                   status = 'canceled' AND next_attempt_at > now() - CAST(:lag AS interval)))) AS unsettled
           FROM usage_events
-         WHERE status IN ('sent', 'pending', 'canceling') AND timestamp >= :start AND timestamp < :end
+         WHERE status IN ('sent', 'pending', 'canceling', 'canceled') AND timestamp >= :start AND timestamp < :end
            AND (subject, meter) > (:subject, :meter)
          GROUP BY subject, meter ORDER BY subject, meter LIMIT :most) AS usage
   LEFT JOIN customers ON NOT customers.deleted

@@ -1,4 +1,4 @@
-"""Taking usage back: here at once, at Stripe by canceling the event within a day, later by a negative one."""
+"""Usage taken back (at Stripe by canceling the event within a day, later by a negative one), or sent again."""
 
 from datetime import timedelta
 from hashlib import sha256
@@ -46,33 +46,17 @@ async def cancel(session: AsyncSession, catalog: Catalog, id: str, *, actor: str
 
     One that is evened out stays `sent`, as it is at Stripe, beside the one that does it.
     """
-    event = await session.scalar(select(UsageEvent).where(UsageEvent.id == id).with_for_update())
-    if event is None:
-        raise NotFoundError("There is no such usage event.", code="usage_event_not_found")
+    event = await _locked(session, id)
     if event.corrects is not None:
         raise ConflictError("A correction can't be taken back: record the usage anew.", code="usage_event_corrects")
     if (by := await _evened_out_by(session, id)) is not None:
         return Correction(event, "negative_event", by)
     if event.status in {"canceled", "canceling"}:
         return Correction(event, "withdrawn" if event.attempted_at is None else "cancellation")
-    if event.error_code == CANCELLATION_REFUSED:
-        raise ConflictError("Stripe has refused to cancel this event.", code="usage_not_cancelable")
     meter = catalog.meters.get(event.meter)
     aggregation = "sum" if meter is None else meter.aggregation
-    if aggregation == "last":
-        raise ConflictError("This meter goes by its latest value: record the right one.", code="usage_not_cancelable")
-    attempted = event.attempted_at is not None
-    untold = event.status in {"held", "failed", "expired"} or (event.status == "pending" and not attempted)
-    recent = event.attempted_at is not None and event.attempted_at > utcnow() - CANCELABLE_FOR
-    correction = Correction(event, "withdrawn")
-    if not untold and recent:
-        correction = Correction(event, "cancellation")
-    elif not untold:
-        if aggregation == "count":
-            raise ConflictError(
-                "Stripe cancels a counted event only for 24 hours after it was sent.", code="usage_not_cancelable"
-            )
-        correction = Correction(event, "negative_event", await even_out(session, id, now=now))
+    way = _way(event, aggregation)
+    correction = Correction(event, way, await even_out(session, id, now=now) if way == "negative_event" else None)
     before = event.status
     if correction.way != "negative_event":
         event.status = "canceling" if correction.way == "cancellation" else "canceled"
@@ -88,6 +72,23 @@ async def cancel(session: AsyncSession, catalog: Catalog, id: str, *, actor: str
         after={"status": event.status, "way": correction.way, "by": correction.by},
     )
     return correction
+
+
+def _way(event: UsageEvent, aggregation: str) -> Way:
+    """How this event can be taken back. Raises ConflictError where it can't."""
+    if event.error_code == CANCELLATION_REFUSED:
+        raise ConflictError("Stripe has refused to cancel this event.", code="usage_not_cancelable")
+    if aggregation == "last":
+        raise ConflictError("This meter goes by its latest value: record the right one.", code="usage_not_cancelable")
+    if event.status in {"held", "failed", "expired"} or event.attempted_at is None:
+        return "withdrawn"
+    if event.attempted_at > utcnow() - CANCELABLE_FOR:
+        return "cancellation"
+    if aggregation == "count":
+        raise ConflictError(
+            "Stripe cancels a counted event only for 24 hours after it was sent.", code="usage_not_cancelable"
+        )
+    return "negative_event"
 
 
 async def even_out(session: AsyncSession, id: str, *, now: int) -> str:
@@ -110,9 +111,7 @@ async def retry(session: AsyncSession, id: str, *, actor: str, now: int) -> Usag
 
     What Stripe took and then could not count it still knows by its identifier, so that goes under a new one.
     """
-    event = await session.scalar(select(UsageEvent).where(UsageEvent.id == id).with_for_update())
-    if event is None:
-        raise NotFoundError("There is no such usage event.", code="usage_event_not_found")
+    event = await _locked(session, id)
     if event.status != "failed":
         raise ConflictError("Only what failed can be sent again.", code="usage_event_not_failed")
     if event.error_code == CANCELLATION_REFUSED or await _evened_out_by(session, id) is not None:
@@ -134,6 +133,13 @@ async def retry(session: AsyncSession, id: str, *, actor: str, now: int) -> Usag
         before={"status": "failed", "error_code": before},
         after={"status": event.status, "identifier": event.identifier},
     )
+    return event
+
+
+async def _locked(session: AsyncSession, id: str) -> UsageEvent:
+    event = await session.scalar(select(UsageEvent).where(UsageEvent.id == id).with_for_update())
+    if event is None:
+        raise NotFoundError("There is no such usage event.", code="usage_event_not_found")
     return event
 
 

@@ -1,5 +1,8 @@
 """Usage of a subscription's item, as clients of Stripe's former usage records send it."""
 
+from typing import NamedTuple
+
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -7,7 +10,7 @@ from app.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.services.catalog import Catalog, Meter
 from app.services.subscriptions.reading import live
 from app.services.usage import ledger
-from app.services.usage.ledger import Given
+from app.services.usage.ledger import Given, Outcome
 
 _REFUSALS = {
     "limit_exceeded": "The plan's limit for this period does not leave room for so much.",
@@ -19,6 +22,15 @@ _REFUSALS = {
 _BY_STATE = frozenset({"limit_exceeded", "id_reused", "busy"})
 
 
+class Recorded(NamedTuple):
+    """`outcome` is accepted or duplicate, `timestamp` the stored event's; `livemode`: whether real money is meant."""
+
+    outcome: Outcome
+    meter: str
+    timestamp: int
+    livemode: bool
+
+
 async def record_for_item(
     session: AsyncSession,
     catalog: Catalog,
@@ -27,14 +39,14 @@ async def record_for_item(
     item: str,
     meter: str | None,
     quantity: int,
-    timestamp: int,
+    timestamp: int | None,
     id: str,
     now: int,
-) -> bool:
+) -> Recorded:
     """Record usage of one of the user's subscription items, by this meter; needless where the catalogue has but one.
 
-    Answers whether real money is meant. Raises NotFoundError for an item that isn't the
-    user's, InvalidRequestError or ConflictError where the usage is refused.
+    Raises NotFoundError for an item that isn't the user's, InvalidRequestError or ConflictError where the usage is
+    refused.
     """
     subscription = await _subscription_of(session, user_id=user_id, item=item)
     chosen = _meter(catalog, meter)
@@ -46,7 +58,9 @@ async def record_for_item(
         refusal = kind(_REFUSALS[code], code=code, param=None if code in _BY_STATE else "timestamp")
         refusal.retryable = code == "busy"
         raise refusal
-    return subscription.livemode
+    if timestamp is None:
+        timestamp = await session.scalar(select(models.UsageEvent.timestamp).where(models.UsageEvent.id == id))
+    return Recorded(outcome, chosen.key, now if timestamp is None else timestamp, subscription.livemode)
 
 
 async def _subscription_of(session: AsyncSession, *, user_id: str, item: str) -> models.Subscription:

@@ -72,16 +72,17 @@ class _Entry:
 
 
 # Events first and in the order of their ids, then totals in theirs: two batches never wait for each other in a circle.
+# A period that is over keeps the limit it had.
 _WRITE = text("""
 WITH given AS (
     SELECT * FROM unnest(
         CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:meters AS text[]), CAST(:quantities AS bigint[]),
         CAST(:timestamps AS bigint[]), CAST(:starts AS bigint[]), CAST(:ends AS bigint[]), CAST(:statuses AS text[]),
-        CAST(:corrected AS text[]), CAST(:weights AS bigint[]), CAST(:limits AS bigint[]), CAST(:lasts AS boolean[])
-    ) AS g (id, subject, meter, quantity, timestamp, period_start, period_end, status, corrects, weight, allowed, last)
+        CAST(:weights AS bigint[]), CAST(:limits AS bigint[]), CAST(:lasts AS boolean[])
+    ) AS g (id, subject, meter, quantity, timestamp, period_start, period_end, status, weight, allowed, last)
 ), stored AS (
-    INSERT INTO usage_events (id, subject, meter, quantity, timestamp, period_start, status, corrects)
-    SELECT id, subject, meter, quantity, timestamp, period_start, status, corrects FROM given ORDER BY id
+    INSERT INTO usage_events (id, subject, meter, quantity, timestamp, period_start, status)
+    SELECT id, subject, meter, quantity, timestamp, period_start, status FROM given ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), sums AS (
@@ -95,7 +96,8 @@ WITH given AS (
     SELECT subject, meter, period_start, period_end, used, events, latest, allowed FROM sums
      WHERE NOT last ORDER BY subject, meter, period_start
     ON CONFLICT (subject, meter, period_start) DO UPDATE
-       SET used = t.used + EXCLUDED.used, events = t.events + EXCLUDED.events, allowed = EXCLUDED.allowed,
+       SET used = t.used + EXCLUDED.used, events = t.events + EXCLUDED.events,
+           allowed = CASE WHEN EXCLUDED.period_end <= :now THEN t.allowed ELSE EXCLUDED.allowed END,
            latest = greatest(t.latest, EXCLUDED.latest), period_end = EXCLUDED.period_end
      WHERE EXCLUDED.allowed IS NULL OR t.used + EXCLUDED.used <= EXCLUDED.allowed
     RETURNING 1
@@ -105,7 +107,8 @@ WITH given AS (
      WHERE last ORDER BY subject, meter, period_start
     ON CONFLICT (subject, meter, period_start) DO UPDATE
        SET used = CASE WHEN EXCLUDED.latest >= t.latest THEN EXCLUDED.used ELSE t.used END,
-           events = t.events + EXCLUDED.events, allowed = EXCLUDED.allowed,
+           events = t.events + EXCLUDED.events,
+           allowed = CASE WHEN EXCLUDED.period_end <= :now THEN t.allowed ELSE EXCLUDED.allowed END,
            latest = greatest(t.latest, EXCLUDED.latest), period_end = EXCLUDED.period_end
     RETURNING 1
 )
@@ -141,7 +144,7 @@ async def record(session: AsyncSession, catalog: Catalog, events: Sequence[Given
         entries = book.judge(events)
         try:
             async with session.begin_nested():
-                new = await write(session, entries)
+                new = await write(session, entries, now=now)
         except _OvertakenError:
             continue
         if len(new) == len(entries):
@@ -160,11 +163,11 @@ async def record(session: AsyncSession, catalog: Catalog, events: Sequence[Given
     ]
 
 
-async def write(session: AsyncSession, entries: Sequence[_Entry], *, corrects: str | None = None) -> set[str]:
+async def write(session: AsyncSession, entries: Sequence[_Entry], *, now: int) -> set[str]:
     """Store entries and count them; answers which ids are new. Raises _OvertakenError beyond a limit."""
     if not entries:
         return set()
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Any] = {
         "ids": [entry.given.id for entry in entries],
         "subjects": [entry.person.subject for entry in entries],
         "meters": [entry.meter.key for entry in entries],
@@ -173,10 +176,10 @@ async def write(session: AsyncSession, entries: Sequence[_Entry], *, corrects: s
         "starts": [entry.period.start for entry in entries],
         "ends": [entry.period.end for entry in entries],
         "statuses": ["pending" if entry.person.at_stripe else "held" for entry in entries],
-        "corrected": [corrects for _ in entries],
         "weights": [entry.weight for entry in entries],
         "limits": [entry.limit for entry in entries],
         "lasts": [entry.meter.aggregation == "last" for entry in entries],
+        "now": now,
     }
     done = (await session.execute(_WRITE, columns)).one()
     if not done.within:
@@ -261,11 +264,14 @@ class _Book:
 
     def _former(self, subject: str, meter: str, timestamp: int, current: Period) -> Period:
         """The period before `current` that a time belongs to: one that is known, else its month."""
-        for (whose, what, _), (_, period) in self.used.items():
-            if (whose, what) == (subject, meter) and timestamp in period:
-                return period
-        month = month_of(timestamp)
-        return Period(month.start, min(month.end, current.start))
+        known = [
+            period
+            for (whose, what, _), (_, period) in self.used.items()
+            if (whose, what) == (subject, meter) and timestamp in period
+        ]
+        # With another plan a period may have ended early: then the one that began last is the one.
+        start, end = max(known, default=month_of(timestamp))
+        return Period(start, min(end, current.start))
 
 
 def current_period(held: Entitlements, now: int) -> Period:

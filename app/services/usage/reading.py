@@ -8,10 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import NotFoundError
-from app.models import UsageEvent
+from app.models import UsageEvent, UsageTotal
 from app.services import usage_totals
 from app.services.catalog import Catalog
 from app.services.usage.ledger import Given, current_period, find_people, limit_of
+from app.services.usage_totals import Period
 
 Status = Literal["held", "pending", "sent", "failed", "expired", "canceling", "canceled"]
 
@@ -48,17 +49,22 @@ async def summarize(
         )
         for meter in catalog.meters
     ]
-    over = await usage_totals.history(session, person.subject, before=period.start, limit=earlier) if earlier else []
+    over = await usage_totals.history(session, person.subject, current=period, limit=earlier) if earlier else []
     return current + [
         Summary(
             meter=total.meter,
             period_start=total.period_start,
-            period_end=total.period_end,
+            period_end=_ended(total, period, now),
             used=total.used,
             limit=total.allowed,
         )
         for total in over
     ]
+
+
+def _ended(total: UsageTotal, current: Period, now: int) -> int:
+    """When a period ended that is no longer the current one: early, if a plan was changed or given up in it."""
+    return min(total.period_end, current.start if total.period_start < current.start else now)
 
 
 async def list_events(
