@@ -13,6 +13,7 @@ from app.api.deps import OperatorDep, SessionDep, SettingsDep
 from app.api.paging import MAX_ID_LENGTH, PageDep
 from app.api.schemas import Input, Output
 from app.errors import InvalidRequestError
+from app.observability import REDACTED
 from app.services import inbox, replays
 from app.services.inbox import LATEST_SECOND, Effects, EventFilter, EventStatus
 
@@ -86,7 +87,9 @@ class EffectRead(Output):
 class EventDetail(EventRead):
     """One event with what it says and what it did. Times are unix seconds."""
 
-    payload: dict[str, Any] | None = Field(description="The event as Stripe sent it; null once it is no longer kept")
+    payload: dict[str, Any] | None = Field(
+        description="The event as Stripe sent it, less any client secret; null once it is not kept"
+    )
     effects: list[EffectRead] = Field(description="What happened because of it, oldest first")
     audit: list[AuditRead] = Field(description="What it changed, oldest first")
 
@@ -221,8 +224,14 @@ async def replay_event(
 
 def _payload(text: str) -> dict[str, Any]:
     """JSON may say half of a surrogate pair, as an escape; an answer in UTF-8 can't."""
-    shown: dict[str, Any] = json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace"))
+    said = json.loads(text, object_hook=_without_secret)
+    shown: dict[str, Any] = json.loads(json.dumps(said, ensure_ascii=False).encode(errors="replace"))
     return shown
+
+
+def _without_secret(shown: dict[str, Any]) -> dict[str, Any]:
+    """Whoever looks at an event must not be able to go on with the payment it tells of."""
+    return {**shown, "client_secret": REDACTED} if shown.get("client_secret") else shown
 
 
 def _replay_id(text: str | None) -> UUID | None:

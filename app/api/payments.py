@@ -184,7 +184,16 @@ async def get_payer(request: Request, user_id: PayerQuery = None) -> str | None:
 PayerDep = Annotated[str | None, Depends(get_payer)]
 
 
-@router.post("/intents", status_code=201, responses={**FROM_STRIPE, **_DECLINED, **_MISSING})
+@router.post(
+    "/intents",
+    status_code=201,
+    responses={
+        **FROM_STRIPE,
+        **_DECLINED,
+        **_MISSING,
+        409: {"description": "`customer_deleted`: is being erased; `idempotency_key_in_use` can be retried"},
+    },
+)
 async def create_payment_intent(
     *,
     session: SessionDep,

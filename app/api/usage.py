@@ -153,7 +153,7 @@ class UsageEventRead(Output):
     timestamp: int = Field(description="When it was used")
     status: Status = Field(
         description="`held` until Stripe knows the customer, `pending` until Stripe took it, `sent`, `failed` if "
-        "Stripe refused it, `expired` if it grew too old to be sent, `canceling`, `canceled`"
+        "Stripe refused it (or `outcome_unknown`), `expired` if it grew too old to be sent, `canceling`, `canceled`"
     )
     error_code: str | None = Field(description="Why it failed, or was put off last", examples=["no_meter"])
     corrects: str | None = Field(description="The event that this one evens out")

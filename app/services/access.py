@@ -165,9 +165,11 @@ async def verdicts(
 
 
 async def explain(session: AsyncSession, catalog: Catalog, id: str, *, now: int) -> Explanation:
-    """How access is decided for a customer; `id` is a user's or a Stripe customer's. Raises NotFoundError."""
+    """How access is decided for a customer; `id` is a Stripe customer's, else a user's. Raises NotFoundError."""
     either = or_(models.Customer.user_id == id, models.Customer.stripe_id == id)
-    people = (await session.scalars(select(models.Customer).where(either, ~models.Customer.deleted))).all()
+    found = (await session.scalars(select(models.Customer).where(either, ~models.Customer.deleted))).all()
+    # Whoever chooses their own user id must not be taken for another's customer.
+    people = [person for person in found if person.stripe_id == id] or found
     if not people:
         raise NotFoundError("There is no such customer.", code="customer_not_found")
     row_ids = [person.id for person in people]

@@ -223,16 +223,20 @@ async def refund(
 ) -> Refund:
     """Give back all that is left of a payment intent or a charge, or `amount` of it."""
     paid = {"pi": "payment_intent", "ch": "charge", "py": "charge"}.get(payment_id.partition("_")[0])
+    missing = NotFoundError("There is no such payment.", code="payment_not_found", param="payment_id")
     if paid is None:
-        raise NotFoundError("There is no such payment.", code="payment_not_found", param="payment_id")
+        raise missing
     await release(session)
-    made = await provider.create_refund(
-        charge=payment_id if paid == "charge" else None,
-        payment_intent=payment_id if paid == "payment_intent" else None,
-        amount=amount,
-        reason=reason,
-        idempotency_key=idempotency_key,
-    )
+    try:
+        made = await provider.create_refund(
+            charge=payment_id if paid == "charge" else None,
+            payment_intent=payment_id if paid == "payment_intent" else None,
+            amount=amount,
+            reason=reason,
+            idempotency_key=idempotency_key,
+        )
+    except NotFoundError as error:
+        raise missing from error
     if made.object.customer is not None:
         await customers.lock(session, made.object.customer)
     # Where its webhook came first, the row says as much as this does, or more; where its customer is not known yet,

@@ -302,7 +302,7 @@ async def test_a_payment_is_given_back_in_parts_and_no_further(
     assert rest.json()["amount_minor"] == 4000
     nothing_left = refused(await post(client, path, operator), 409, "conflict")
     assert nothing_left["stripe_code"] == "charge_already_refunded"
-    refused(await post(client, "/payments/pi_nope/refunds", operator), 404, "not_found")
+    refused(await post(client, "/payments/pi_nope/refunds", operator), 404, "payment_not_found")
     refused(await post(client, "/payments/in_1/refunds", operator), 404, "payment_not_found")
 
     listed = await read(client, "/refunds", operator, payment=paid["id"])

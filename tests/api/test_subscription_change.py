@@ -188,30 +188,6 @@ async def test_another_user_s_preview_does_not_exist(
     assert mine not in [row["id"] for row in await other.get("/subscriptions")]
 
 
-async def test_prorations_may_wait_for_the_next_invoice(
-    buyer: Caller, backend: Caller, account: Account, clock: StripeClock
-) -> None:
-    shown = await backend.done(FOR_ADA, {"plan": "enterprise", "proration": "create_prorations"})
-    assert shown["amount_due_minor"] == 0
-    assert shown["invoice_at"] == (await buyer.get("/subscription"))["current_period_end"]
-    assert [line["proration"] for line in shown["lines"]].count(True) == 2
-    changed = await buyer.done("/subscription/change", {"preview_id": shown["preview_id"]})
-    assert (changed["status"], changed["invoice"], changed["subscription"]["plan"]) == ("done", None, "enterprise")
-    assert len(invoices(account.sandbox)) == 1
-    clock.ahead += 31 * DAY
-    account.sandbox.tick()
-    *_, renewal = invoices(account.sandbox)
-    assert renewal["total"] == shown["invoice_total_minor"]
-
-
-async def test_a_change_without_proration_costs_nothing_now(buyer: Caller, backend: Caller, account: Account) -> None:
-    shown = await backend.done(FOR_ADA, {"plan": "enterprise", "proration": "none"})
-    assert (shown["amount_due_minor"], shown["invoice_total_minor"]) == (0, 49900)
-    changed = await buyer.done("/subscription/change", {"preview_id": shown["preview_id"]})
-    assert changed["subscription"]["plan"] == "enterprise"
-    assert len(invoices(account.sandbox)) == 1
-
-
 async def test_a_subscription_that_ends_shows_that_nothing_more_is_billed(
     buyer: Caller, backend: Caller, account: Account
 ) -> None:

@@ -122,6 +122,8 @@ async def test_an_invoice_may_be_sent_instead(operator: Caller, account: Account
     assert (made["status"], made["subscription"]["status"]) == ("done", "active")
     assert made["subscription"]["collection_method"] == "send_invoice"
     assert made["hosted_invoice_url"] is not None
+    payment = made["subscription"]["payment"]
+    assert (payment["amount_due_minor"], payment["hosted_invoice_url"]) == (9900, made["hosted_invoice_url"])
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,30 @@ async def test_customers_can_t_let_paying_for_more_wait(user: Caller, proration:
     assert changed["subscription"]["plan"] == "basic"
 
 
+async def test_prorations_may_wait_for_the_next_invoice(
+    user: Caller, operator: Caller, account: Account, clock: StripeClock
+) -> None:
+    shown = await operator.done(FOR_ADA, {"plan": "enterprise", "proration": "create_prorations"})
+    assert shown["amount_due_minor"] == 0
+    assert shown["invoice_at"] == (await user.get("/subscription"))["current_period_end"]
+    assert [line["proration"] for line in shown["lines"]].count(True) == 2
+    changed = await user.done("/subscription/change", {"preview_id": shown["preview_id"]})
+    assert (changed["status"], changed["invoice"], changed["subscription"]["plan"]) == ("done", None, "enterprise")
+    assert len(invoices(account.sandbox)) == 1
+    clock.ahead += 31 * DAY
+    account.sandbox.tick()
+    *_, renewal = invoices(account.sandbox)
+    assert renewal["total"] == shown["invoice_total_minor"]
+
+
+async def test_a_change_without_proration_costs_nothing_now(user: Caller, operator: Caller, account: Account) -> None:
+    shown = await operator.done(FOR_ADA, {"plan": "enterprise", "proration": "none"})
+    assert (shown["amount_due_minor"], shown["invoice_total_minor"]) == (0, 49900)
+    changed = await user.done("/subscription/change", {"preview_id": shown["preview_id"]})
+    assert changed["subscription"]["plan"] == "enterprise"
+    assert len(invoices(account.sandbox)) == 1
+
+
 async def test_while_collection_is_paused_nothing_is_changed_that_costs(
     user: Caller, operator: Caller, account: Account
 ) -> None:
@@ -89,8 +113,7 @@ async def test_no_change_is_made_of_a_period_that_is_not_paid(late: Caller, oper
     for wish in ({"plan": "basic"}, {"plan": "basic", "proration": "create_prorations"}, {"quantity": 2}):
         assert await late.refusal("/subscription/change/preview", wish) == (409, "payment_due"), wish
         assert await operator.refusal(FOR_ADA, wish) == (409, "payment_due"), wish
-    coming = await late.done("/subscription/change", {"plan": "basic", "at": "period_end"})
-    assert coming["subscription"]["scheduled_change"]["plan"] == "basic"
+    assert (await late.done("/subscription/change", {"plan": "basic", "at": "period_end"}))["status"] == "scheduled"
 
 
 async def test_a_period_that_is_not_paid_can_t_be_paused_away(late: Caller, operator: Caller) -> None:

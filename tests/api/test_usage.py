@@ -8,8 +8,12 @@ import httpx
 import pytest
 from billing import ADA, Account
 from serving import API, PROBLEM, Bearer, CreateKey, bearer, serving
+from sqlalchemy import delete, update
 
+from app import models
+from app.db import transaction
 from app.main import create_app
+from app.services.customers import Buyer
 from app.services.identity import mint_development_token
 from app.settings import Settings
 from app.values import unix_now
@@ -77,6 +81,53 @@ async def test_a_user_records_usage_of_their_item(client: httpx.AsyncClient, own
         9982,
     )
     assert summary["period_start"] <= now < summary["resets_at"]
+
+
+async def test_one_use_counts_once_even_when_its_answer_is_forgotten(
+    client: httpx.AsyncClient, account: Account, owner: Bearer, item: str
+) -> None:
+    """As after a crash between commit and answer, and after the day that answers are kept for."""
+
+    async def record(quantity: int = 3) -> httpx.Response:
+        headers = owner | {"Idempotency-Key": "use-1"}
+        query = {"subscription_item_id": item}
+        return await client.post(f"{API}/usage/record", params=query, json={"quantity": quantity}, headers=headers)
+
+    first = (await record()).json()
+    async with transaction(account.sessions) as session:
+        await session.execute(delete(models.IdempotencyKey))
+        await session.execute(update(models.UsageEvent).values(timestamp=first["timestamp"] - 60))
+    again = await record()
+    assert (again.status_code, again.json()) == (200, first | {"timestamp": first["timestamp"] - 60})
+    async with transaction(account.sessions) as session:
+        await session.execute(delete(models.IdempotencyKey))
+    other = await record(4)
+    assert (other.status_code, other.json()["code"]) == (409, "id_reused")
+    [summary] = (await client.get(f"{API}/usage", headers=owner)).json()
+    assert summary["used"] == 3
+
+
+async def test_the_same_idempotency_key_of_two_users_is_two_uses(
+    client: httpx.AsyncClient, account: Account, owner: Bearer, item: str, settings: Settings
+) -> None:
+    await account.buy(Buyer(user_id="zoe", email="zoe@example.com", name="Zoe"), plan="basic")
+    await account.deliver_and_process(account.events())
+    [hers] = [row for row in account.sandbox.rows("subscription") if row["items"]["data"][0]["id"] != item]
+    zoe = bearer(mint_development_token(settings, "zoe"))
+    ids = []
+    for who, whose in ((owner, item), (zoe, hers["items"]["data"][0]["id"])):
+        answer = await client.post(
+            f"{API}/usage/record",
+            params={"subscription_item_id": whose},
+            json={"quantity": 3},
+            headers=who | {"Idempotency-Key": "use-1"},
+        )
+        assert answer.status_code == 200, answer.text
+        ids.append(answer.json()["id"])
+    assert ids[0] != ids[1]
+    for number, who in enumerate((owner, zoe)):
+        [summary] = (await client.get(f"{API}/usage", headers=who)).json()
+        assert summary["used"] == 3, number
 
 
 async def test_usage_that_cannot_be_recorded_says_why(
@@ -195,6 +246,27 @@ async def test_usage_can_be_taken_back(
     operator = await create_key("operator")
     rows = (await client.get(f"{API}/audit?limit=5", headers=operator)).json()
     assert ("usage_event.canceled", "a") in {(row["action"], row["subject"]) for row in rows}
+
+
+async def test_operators_have_failed_events_sent_again(
+    client: httpx.AsyncClient, account: Account, writer: Bearer, owner: Bearer, create_key: CreateKey
+) -> None:
+    await send(client, writer, event("a", quantity=7), event("b"))
+    async with transaction(account.sessions) as session:
+        failed = {"status": "failed", "error_code": "resource_missing"}
+        await session.execute(update(models.UsageEvent).where(models.UsageEvent.id == "a").values(failed))
+    operator = await create_key("operator")
+    for headers, status in (({}, 401), (owner, 403), (writer, 403)):
+        assert (await client.post(f"{API}/usage/events/a/retry", headers=headers)).status_code == status
+    answer = await client.post(f"{API}/usage/events/a/retry", headers=operator)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["status"], answer.json()["error_code"]) == ("pending", None)
+    again = await client.post(f"{API}/usage/events/a/retry", headers=operator)
+    assert (again.status_code, again.json()["code"]) == (409, "usage_event_not_failed")
+    missing = await client.post(f"{API}/usage/events/nothing/retry", headers=operator)
+    assert (missing.status_code, missing.json()["code"]) == (404, "usage_event_not_found")
+    rows = (await client.get(f"{API}/audit?limit=5", headers=operator)).json()
+    assert ("usage_event.retried", "a") in {(row["action"], row["subject"]) for row in rows}
 
 
 async def test_operators_see_single_events(

@@ -344,6 +344,10 @@ async def invoices(stripe: Used, sandbox: Sandbox, customer: str, pack: str) -> 
     other = await drafted(LineWish(price=pack))
     await stripe.finalize_invoice(other, **key())
     assert (await stripe.void_invoice(other, **key())).object.status == "void"
+    dropped = await drafted(LineWish(price=pack))
+    await stripe.delete_invoice(dropped)
+    with pytest.raises(NotFoundError):
+        await stripe.retrieve_invoice(dropped)
     with sandbox.transaction():
         note = credit_notes.create(sandbox, {"invoice": id, "amount": 400, "credit_amount": 400})
     assert (await stripe.retrieve_credit_note(note["id"])).object.total == 400

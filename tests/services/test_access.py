@@ -273,6 +273,19 @@ async def test_an_explanation_shows_everything_that_was_considered(sessions: Ses
     assert (by_user.held.plan.key, by_user.held.source) == ("basic", by_user.verdicts[1].subscription.stripe_id)
 
 
+async def test_a_user_who_is_named_like_a_customer_is_not_taken_for_it(sessions: Sessions, catalog: Catalog) -> None:
+    victim = await subscribe(sessions, "active", plan="basic")
+    async with sessions.begin() as session:
+        shown = await access.explain(session, catalog, victim, now=NOW)
+        [customer] = shown.customers
+        common = {"livemode": False, "created": NOW, "synced_at": NOW, "stripe_metadata": {}}
+        session.add(models.Customer(user_id=customer, stripe_id=f"cus_{uuid4().hex[:14]}", **common))
+    await subscribe(sessions, "active", plan="enterprise", user=customer)
+    async with sessions() as session:
+        told = await access.explain(session, catalog, customer, now=NOW)
+    assert (told.user_id, told.customers, told.held.plan.key) == (victim, [customer], "basic")
+
+
 async def test_access_takes_one_query(engine: AsyncEngine, sessions: Sessions, catalog: Catalog) -> None:
     user = await subscribe(sessions, "past_due")
     await subscribe(sessions, "active", user=user)

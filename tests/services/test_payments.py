@@ -247,9 +247,10 @@ async def test_what_was_collected_before_a_crash_is_collected_once(account: Acco
 
     async with account.sessions() as session:
         first = await collect()
+        await session.rollback()
         back = await give_back(first.id)
         await session.rollback()
-    assert [row.stripe_id for row in await account.all(models.Refund)] == []
+    assert (await one(account, models.PaymentIntent, first.id), await account.all(models.Refund)) == (None, [])
     async with transaction(account.sessions) as session:
         assert (await collect()).id == first.id
     async with transaction(account.sessions) as session:

@@ -8,7 +8,7 @@ from app import models
 from app.db import transaction
 from app.sandbox.resources import meters, prices, subscription_schedules, subscriptions
 from app.sandbox.store import Row
-from app.services.subscriptions import changing, reading, schedules
+from app.services.subscriptions import canceling, changing, reading, schedules
 from app.services.subscriptions.wishes import Wish
 from app.values import unix_now
 from app.worker.backfill import sync
@@ -61,6 +61,23 @@ async def test_a_schedule_no_webhook_told_of_is_taken_over(downgrading: Account)
     change = await coming(downgrading)
     assert change is not None
     assert change.plan == "basic"
+
+
+async def test_an_end_that_the_dashboard_scheduled_can_be_taken_back(account: Account) -> None:
+    await account.buy(plan="pro")
+    box = account.sandbox
+    [subscription] = box.rows("subscription")
+    with box.changing():
+        made = subscription_schedules.create(box, {"from_subscription": subscription["id"]})
+        subscription_schedules.update(box, {"end_behavior": "cancel"}, made["id"])
+    await account.deliver_and_process(account.events())
+    async with transaction(account.sessions) as session:
+        mine = await reading.own_live(session, ADA.user_id, None)
+        assert (mine.ends_with_period, mine.schedule) == (True, made["id"])
+        await canceling.resume(session, account.provider, mine, idempotency_key="once", actor="test")
+        assert (mine.cancel_at, mine.cancel_at_period_end, mine.schedule) == (None, False, None)
+    [row] = box.rows("subscription")
+    assert (row["cancel_at"], row["schedule"]) == (None, None)
 
 
 async def test_a_change_that_waits_leaves_the_other_items_as_stripe_has_them(account: Account) -> None:

@@ -585,13 +585,14 @@ async def test_what_stripe_refused_can_be_sent_again(usage: Usage) -> None:
 async def test_what_stripe_took_and_could_not_count_is_sent_again_under_another_identifier(usage: Usage) -> None:
     with usage.account.sandbox.transaction():
         thin_events.add_destination(usage.account.sandbox, "http://app.test/hook")
-    [customer] = usage.account.sandbox.rows("customer")
+    [shown] = usage.account.sandbox.rows("customer")
+    customer = usage.account.sandbox.get("customer", shown["id"])
     await usage.record(used("a", 5))
     await usage.forwarder.send_due()
-    usage.account.sandbox.get("customer", customer["id"])["deleted"] = True
+    customer["deleted"] = True
     await usage.hear_reports()
     assert await usage.states() == {"a": "failed"}
-    usage.account.sandbox.get("customer", customer["id"])["deleted"] = False
+    customer["deleted"] = False
     identifier = await usage.retry("a")
     assert identifier not in {None, "a"}
     assert await usage.forwarder.send_due() == 1
@@ -646,12 +647,13 @@ async def test_a_counted_event_whose_cancellation_came_too_late_is_taken_back_on
 async def test_what_never_counted_is_not_taken_away_from_other_usage(usage: Usage, way: str) -> None:
     with usage.account.sandbox.transaction():
         thin_events.add_destination(usage.account.sandbox, "http://app.test/hook")
-    [customer] = usage.account.sandbox.rows("customer")
+    [shown] = usage.account.sandbox.rows("customer")
+    customer = usage.account.sandbox.get("customer", shown["id"])
     await usage.record(used("a", 5))
     await usage.forwarder.send_due()
-    usage.account.sandbox.get("customer", customer["id"])["deleted"] = True
+    customer["deleted"] = True
     usage.process_at_stripe()
-    usage.account.sandbox.get("customer", customer["id"])["deleted"] = False
+    customer["deleted"] = False
     if way == "negative_event":
         await usage.rewrite("a", attempted_at=text("now() - interval '2 days'"))
     assert await usage.cancel("a") == way

@@ -151,6 +151,8 @@ async def resume(
     stripe_id = subscription.stripe_id
 
     async def call() -> Snapshot[Subscription]:
+        # A schedule may be what ends it: then Stripe takes no other word for that.
+        await scheduling.release_before(provider, subscription, idempotency_key=idempotency_key)
         return await provider.set_cancel_at_period_end(stripe_id, cancel=False, idempotency_key=idempotency_key)
 
     return await carry_out(session, provider, subscription, call, Origin(actor=actor))

@@ -1,8 +1,9 @@
 """Recording usage: each event once and for ever, held to the plan's limit, in one statement for a whole batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,8 +25,7 @@ Key = tuple[str, str, int]
 """Whose total it is, of which meter, in the period that begins then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Given(NamedTuple):
     """Usage as a caller reports it, of one user or of one customer (a Stripe id); without `timestamp`, of now."""
 
     id: str
@@ -54,8 +54,7 @@ class Person:
     held: Entitlements
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class _Entry(NamedTuple):
     """An event on its way into the ledger. `weight` is what it adds to the total, `limit` what that may become."""
 
     given: Given
@@ -128,7 +127,7 @@ SELECT subject, meter, period_start, period_end, used FROM usage_totals
 
 
 class _OvertakenError(Exception):
-    """Somebody else has used up what was left: nothing of this round may stay."""
+    """Somebody else has used up what was left: nothing of this round may stay. It takes a limit for that."""
 
 
 async def record(session: AsyncSession, catalog: Catalog, events: Sequence[Given], *, now: int) -> list[Outcome]:
@@ -142,8 +141,9 @@ async def record(session: AsyncSession, catalog: Catalog, events: Sequence[Given
     for _ in range(_ROUNDS):
         book.used = await _totals(session, people.values(), now=now)
         entries = book.judge(events)
+        limited = any(entry.limit is not None for entry in entries)
         try:
-            async with session.begin_nested():
+            async with session.begin_nested() if limited else nullcontext():
                 new = await write(session, entries, now=now)
         except _OvertakenError:
             continue
