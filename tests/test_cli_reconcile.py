@@ -190,8 +190,8 @@ async def test_an_account_s_past_is_taken_over_once(told: Told, account: Account
     with account.sandbox.transaction():
         for number in range(3):
             customers.create(account.sandbox, {"metadata": {"user_id": f"user-{number}"}})
-    assert await told("sync") == (0, ["3 seen, 3 written."])
-    assert await told("sync") == (0, ["3 seen, 0 written."])
+    assert await told("sync") == (0, [f"{listed(account)} seen, 3 written."])
+    assert await told("sync") == (0, [f"{listed(account)} seen, 0 written."])
     assert {row.user_id for row in await account.all(models.Customer)} == {"user-0", "user-1", "user-2"}
 
 
@@ -211,7 +211,7 @@ async def test_what_could_not_be_taken_over_is_counted(told: Told, account: Acco
         customers.create(account.sandbox, {"name": "a\0b"})
     code, lines = await told("sync")
     assert code == 2
-    assert lines[-2:] == ["2 seen, 1 written.", "1 could not be taken over; `billhook reconcile` names them."]
+    assert lines[-2:] == [f"{listed(account)} seen, 1 written.", "1 could not be taken over; `billhook reconcile` names them."]
 
 
 def test_what_nobody_thought_of_is_no_drift(
