@@ -139,7 +139,7 @@ def test_plans_are_shown_before_they_are_applied(environment: dict[str, str], tm
         assert prices() == 4  # three paid plans and a pack
         (tmp_path / "bad.yaml").write_text("plans: 7")
         assert start("plans", "apply", log=log, env=env | {"PLANS_FILE": str(tmp_path / "bad.yaml")}).wait(30) == 1
-        assert "expected a mapping with `plans`" in log.read_text()
+        assert "bad.yaml:1:8: plans: " in log.read_text()
     finally:
         sandbox.terminate()
         sandbox.wait(20)

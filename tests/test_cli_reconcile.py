@@ -211,7 +211,10 @@ async def test_what_could_not_be_taken_over_is_counted(told: Told, account: Acco
         customers.create(account.sandbox, {"name": "a\0b"})
     code, lines = await told("sync")
     assert code == 2
-    assert lines[-2:] == [f"{listed(account)} seen, 1 written.", "1 could not be taken over; `billhook reconcile` names them."]
+    assert lines[-2:] == [
+        f"{listed(account)} seen, 1 written.",
+        "1 could not be taken over; `billhook reconcile` names them.",
+    ]
 
 
 def test_what_nobody_thought_of_is_no_drift(
