@@ -147,9 +147,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(OriginsMiddleware, origins=settings.cors_origins),
         Middleware(ApiCallsMiddleware),
         Middleware(ProblemsMiddleware),
-        Middleware(
-            BodyLimitMiddleware, limit=MAX_BODY_BYTES, larger={f"{prefix}/usage/events": usage.MAX_BATCH_BYTES}
-        ),
+        Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, larger={f"{prefix}/usage/events": usage.MAX_BATCH_BYTES}),
         Middleware(
             RateLimitMiddleware,
             prefix=prefix,
