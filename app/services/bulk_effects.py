@@ -118,8 +118,8 @@ def values_of(
             return None  # another customer may have to take its place
         values = customers.columns(shown)
         if (claim := customers.claim_of(row, shown)) is not None:
-            if claim in known.taken:
-                return None
+            if row is not None or claim in known.taken:
+                return None  # usage may have to follow; or the user has another customer
             known.taken.add(claim)
             values["user_id"] = claim
         return values

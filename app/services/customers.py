@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -16,7 +16,7 @@ from app.models.mirror import Mirrored
 from app.provider.customer_objects import CustomerChanges, TaxId
 from app.provider.objects import Customer, Snapshot
 from app.provider.protocol import CustomerProvider
-from app.services import forgetting, mirror
+from app.services import forgetting, mirror, usage_totals
 from app.services.derived_keys import with_derived_key
 from app.services.mirror import NO_ROW, AsOf, Origin
 
@@ -310,6 +310,8 @@ async def sync(
         origin=origin,
         only_on_insert=columns(customer) if stub else None,
     )
+    if applied and row is not None and "user_id" in values:
+        await _take_usage(session, customer.id, values["user_id"])
     if applied and customer.deleted and row is not None:
         if erased:
             await forgetting.forget(session, row["id"], actor=origin.actor)
@@ -354,4 +356,13 @@ async def _hand_over(session: AsyncSession, user_id: str, origin: Origin) -> Non
         claim = {"user_id": user_id}
         # False: somebody has written the heir's row since we looked, so look again.
         if await mirror.upsert(session, models.Customer, heir.stripe_id, claim, as_of=as_of, origin=origin):
+            await _take_usage(session, heir.stripe_id, user_id)
             return
+
+
+async def _take_usage(session: AsyncSession, stripe_id: str, user_id: str) -> None:
+    """What was recorded for a customer who was no user's is from now on the user's."""
+    await usage_totals.move(session, stripe_id, user_id)
+    await session.execute(
+        update(models.UsageEvent).where(models.UsageEvent.subject == stripe_id).values(subject=user_id)
+    )

@@ -12,12 +12,10 @@ from sqlalchemy import (
     Select,
     Text,
     cast,
-    delete,
     func,
     literal,
     or_,
     select,
-    text,
     tuple_,
     union_all,
     update,
@@ -37,7 +35,7 @@ from app.models import (
     UsageTotal,
 )
 from app.models.mirror import Mirrored
-from app.services import audit, outbox
+from app.services import audit, outbox, usage_totals
 from app.services.mirror import PERSONAL, impersonal, table_of
 
 OWNED = tuple(table_of(model) for model in Mirrored.__subclasses__() if "customer_id" in table_of(model).columns)
@@ -55,16 +53,6 @@ ERASED = "erased_"
 
 STAND_IN = func.concat(ERASED, func.replace(cast(Customer.id, Text), "-", ""))
 """`stand_in`, of a row of customers."""
-
-# Whoever goes on using the product while they are erased has their totals come up again: then these are added.
-_RENAME_TOTALS = text("""
-WITH gone AS (DELETE FROM usage_totals WHERE subject = :user_id RETURNING *)
-INSERT INTO usage_totals AS kept (subject, meter, period_start, period_end, used, events, latest, allowed)
-SELECT :name, meter, period_start, period_end, used, events, latest, allowed FROM gone
-ON CONFLICT (subject, meter, period_start) DO UPDATE
-   SET used = kept.used + EXCLUDED.used, events = kept.events + EXCLUDED.events,
-       latest = greatest(kept.latest, EXCLUDED.latest)
-""")
 
 
 def stand_in(customer_id: UUID) -> str:
@@ -145,8 +133,7 @@ def keys_of(customers: Select[Any]) -> CompoundSelect[Any]:
 async def _forget_user(session: AsyncSession, user_id: str, name: str) -> None:
     """What else names the user, none of it much: who called, what was used in all, what was searched for."""
     actor = f"user:{user_id}"
-    await session.execute(_RENAME_TOTALS, {"user_id": user_id, "name": name})
-    await session.execute(delete(UsageLease).where(UsageLease.subject == user_id))  # nothing is sent any more
+    await usage_totals.move(session, user_id, name)  # whoever goes on using the product has totals come up again
     await session.execute(
         update(ApiCall).where(ApiCall.user_id == name, ApiCall.actor == actor).values(actor=f"user:{name}")
     )

@@ -1,14 +1,24 @@
-"""What was used of a meter in a period, read from our own totals."""
+"""What was used of a meter in a period by our own totals, and under whose name."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
-from app.models import UsageTotal
+from app.models import UsageLease, UsageTotal
+
+# Usage may have come up under the new name already: then it is added.
+_MOVE_TOTALS = text("""
+WITH gone AS (DELETE FROM usage_totals WHERE subject = :subject RETURNING *)
+INSERT INTO usage_totals AS kept (subject, meter, period_start, period_end, used, events, latest, allowed)
+SELECT :to, meter, period_start, period_end, used, events, latest, allowed FROM gone
+ON CONFLICT (subject, meter, period_start) DO UPDATE
+   SET used = kept.used + EXCLUDED.used, events = kept.events + EXCLUDED.events,
+       latest = greatest(kept.latest, EXCLUDED.latest)
+""")
 
 
 class Period(NamedTuple):
@@ -60,3 +70,9 @@ async def history(session: AsyncSession, subject: str, *, current: Period, limit
         .limit(limit)
     )
     return found.all()
+
+
+async def move(session: AsyncSession, subject: str, to: str) -> None:
+    """Have what `subject` used in all be used by `to`. The events themselves are the caller's to rename."""
+    await session.execute(_MOVE_TOTALS, {"subject": subject, "to": to})
+    await session.execute(delete(UsageLease).where(UsageLease.subject == subject))
