@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.main import openapi_document
-from app.services.event_effects import HANDLED
+from app.services.event_types import HANDLED
 from app.settings_reference import env_example, markdown_table
 
 ROOT = Path(__file__).parent.parent

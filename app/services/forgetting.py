@@ -134,6 +134,13 @@ async def _forget_user(session: AsyncSession, user_id: str, name: str) -> None:
     """What else names the user, none of it much: who called, what was used in all, what was searched for."""
     actor = f"user:{user_id}"
     await usage_totals.move(session, user_id, name)  # whoever goes on using the product has totals come up again
+    # Stripe takes no usage of a customer it has deleted.
+    unsent = UsageEvent.status.in_(("held", "pending", "canceling"))
+    await session.execute(
+        update(UsageEvent)
+        .where(UsageEvent.subject == name, unsent)
+        .values(status="expired", error_code="customer_deleted")
+    )
     await session.execute(
         update(ApiCall).where(ApiCall.user_id == name, ApiCall.actor == actor).values(actor=f"user:{name}")
     )

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.errors import ConflictError, NotFoundError
 from app.models import AuditRow, Customer, OutboxMessage, StripeEvent
 from app.services import audit
-from app.services.event_effects import kind_of
+from app.services.event_types import kind_of
 from app.services.receiver import WAKE_CHANNEL
 
 T = TypeVar("T")

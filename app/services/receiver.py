@@ -19,7 +19,7 @@ from app.observability import batch_size, events_received
 from app.provider.mapping.events import decode
 from app.provider.objects import Envelope
 from app.provider.protocol import WebhookVerifier
-from app.services.event_effects import kind_of
+from app.services.event_types import kind_of
 from app.values import unix_now
 
 log = structlog.get_logger(__name__)

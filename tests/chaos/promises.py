@@ -12,7 +12,8 @@ from app import models
 from app.provider.objects import Customer, Invoice, PaymentMethod, Subscription
 from app.services import audit
 from app.services.customers import USER_METADATA
-from app.services.event_effects import HANDLED, KINDS
+from app.services.event_effects import KINDS
+from app.services.event_types import HANDLED
 from app.services.outbox import GRANTING, LIVE
 
 Event = Mapping[str, Any]

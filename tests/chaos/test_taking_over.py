@@ -10,7 +10,7 @@ from chaos.forks import Billhook
 from chaos.inbox import nothing_waits
 from chaos.load import Load
 
-from app.services.event_effects import HANDLED
+from app.services.event_types import HANDLED
 from app.worker.backfill import sync
 from app.worker.reconcile import fetch_missed
 

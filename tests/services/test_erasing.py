@@ -294,14 +294,18 @@ async def test_rows_that_name_the_user_are_renamed_slice_by_slice(
     account: Account, bought: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "SLICE", 10)
-    used = {"meter": "api_calls", "quantity": 1, "timestamp": 1, "period_start": 0, "status": "sent"}
+    used = {"meter": "api_calls", "quantity": 1, "timestamp": 1, "period_start": 0}
     called = {"actor": f"user:{ADA.user_id}", "method": "POST", "route": "/", "status": 200, "request_id": "r"}
     async with account.sessions.begin() as session:
-        session.add_all(UsageEvent(id=f"use-{number}", subject=ADA.user_id, **used) for number in range(25))
+        for status, many in (("sent", 15), ("pending", 10)):
+            events = (UsageEvent(id=f"{status}-{n}", subject=ADA.user_id, status=status, **used) for n in range(many))
+            session.add_all(events)
         session.add_all(ApiCall(user_id=ADA.user_id, **called) for _ in range(25))
         session.add(Replay(filter={"customer": ADA.user_id}, actor="cli", total=0, up_to_id=0))
     left = await erase(account, bought)
-    assert [row.subject for row in await _rows(account, UsageEvent)] == [left.user_id] * 25
+    usage = sorted((row.subject, row.status, row.error_code or "") for row in await _rows(account, UsageEvent))
+    # What Stripe has not got it will never take.
+    assert usage == [(left.user_id, "expired", "customer_deleted")] * 10 + [(left.user_id, "sent", "")] * 15
     calls = await account.all(ApiCall)
     assert [(row.user_id, row.actor) for row in calls] == [(left.user_id, f"user:{left.user_id}")] * 25
     assert [row.filter for row in await account.all(Replay)] == [{"customer": left.user_id}]

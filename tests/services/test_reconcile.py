@@ -25,7 +25,7 @@ from app.sandbox.app import create_sandbox
 from app.sandbox.resources import customers, invoices, payment_methods, prices, products, subscriptions
 from app.sandbox.sandbox import Sandbox
 from app.services.customers import Buyer
-from app.services.event_effects import HANDLED
+from app.services.event_types import HANDLED
 from app.services.reconcile import runs
 from app.services.reconcile.differences import Finding
 from app.values import utcnow

@@ -15,7 +15,8 @@ from app.provider.objects import Customer, MirroredObject, Snapshot, Subscriptio
 from app.provider.payment_objects import PaymentIntent
 from app.provider.protocol import BillingProvider
 from app.services import catalog, customers, mirror
-from app.services.event_effects import KINDS, Ref, kind_of
+from app.services.event_effects import KINDS, Ref
+from app.services.event_types import kind_of
 from app.services.mirror import AsOf, Change, Origin, Row
 
 # Stripe signs these addresses anew each time it is asked: only whether there is one can differ.

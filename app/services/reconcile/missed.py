@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.models import Cursor, StripeEvent
 from app.provider.objects import Envelope, Page
 from app.provider.protocol import BillingProvider
-from app.services.event_effects import HANDLED, Ref, kind_of
+from app.services.event_effects import Ref
+from app.services.event_types import HANDLED, kind_of
 from app.services.receiver import WAKE_CHANNEL, key_of, why_ignored
 from app.values import unix_now
 
