@@ -6,6 +6,14 @@ from app.models.api_key import ApiKey
 from app.models.audit import AuditRow
 from app.models.catalog import Price, Product
 from app.models.checkout import CheckoutSession
+from app.models.credits import (
+    CreditAccount,
+    CreditCharge,
+    CreditGrant,
+    CreditPurchase,
+    CreditTopup,
+    CreditTransfer,
+)
 from app.models.customer import Customer, PaymentMethod
 from app.models.event import StripeEvent
 from app.models.idempotency import IdempotencyKey
@@ -24,7 +32,13 @@ __all__ = [
     "Base",
     "Charge",
     "CheckoutSession",
+    "CreditAccount",
+    "CreditCharge",
+    "CreditGrant",
     "CreditNote",
+    "CreditPurchase",
+    "CreditTopup",
+    "CreditTransfer",
     "Cursor",
     "Customer",
     "Difference",

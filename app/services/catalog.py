@@ -143,6 +143,19 @@ class Pack(BaseModel):
         return (Terms(PREFIX + self.key, self.amount, self.currency, None),)
 
 
+class Credits(BaseModel):
+    """How prepaid uses work; the packs say what they cost."""
+
+    model_config = MODEL
+
+    free_uses: int = Field(default=3, strict=True, ge=0, le=1_000_000)
+    """How many everybody may have before buying a pack."""
+    low_at: int = Field(default=2, strict=True, ge=-1, le=1_000_000_000)
+    """`credits.low` is told when a balance falls to this; -1 is never."""
+    hold_seconds: int = Field(default=900, strict=True, ge=1, le=604_800)
+    """How long a hold lasts that doesn't say."""
+
+
 class Catalog(BaseModel):
     """plans.yaml: what is sold, and what it allows."""
 
@@ -155,7 +168,9 @@ class Catalog(BaseModel):
     meters: Mapping[Key, Meter] = Field(default_factory=dict)
     """What usage is counted by."""
     packs: Mapping[Key, Pack] = Field(default_factory=dict)
-    """What is bought once."""
+    """What is bought once. Whoever has used up their credits is offered the first."""
+    credits: Credits = Credits()
+    """What prepaid uses there are without a purchase."""
     default_plan: Key
     """The free plan of everybody without a subscription that grants access."""
     access: Mapping[Status, Verdict]
