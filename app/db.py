@@ -75,8 +75,9 @@ def create_engine(url: str, *, pool_size: int, pgbouncer: bool = False, statemen
     )
 
 
-def create_sessions(engine: AsyncEngine) -> Sessions:
-    return async_sessionmaker(engine, expire_on_commit=False)
+def create_sessions(engine: AsyncEngine, **info: Any) -> Sessions:
+    """`info` is what every session knows (`Session.info`): what code that only gets a session goes by."""
+    return async_sessionmaker(engine, expire_on_commit=False, info=info)
 
 
 @asynccontextmanager

@@ -12,12 +12,18 @@ from fastapi import APIRouter, Depends, FastAPI
 from pydantic import SecretStr
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from app.api import (
+    accounts,
     audit,
     balance,
     catalog,
+    charges,
+    charges_create,
     checkout,
+    credit_ledger,
+    credits_check,
     customers,
     disputes,
     docs,
@@ -31,6 +37,7 @@ from app.api import (
     prices,
     problems,
     products,
+    purchases,
     recent_payments,
     reconcile,
     refunds,
@@ -39,6 +46,7 @@ from app.api import (
     subscriptions_operators,
     tax_ids,
     timeline,
+    topups,
     usage,
 )
 from app.api.access_log import AccessLogMiddleware
@@ -46,23 +54,29 @@ from app.api.api_calls import ApiCallsMiddleware
 from app.api.body_limit import BodyLimitMiddleware
 from app.api.body_reader import BodyReader
 from app.api.caching import ConditionalReadsMiddleware
+from app.api.charges_create import ChargeLane
 from app.api.cors import OriginsMiddleware
+from app.api.credits_check import CheckLane
 from app.api.deps import State, check_parameters
+from app.api.gate import Gate
 from app.api.headers import SecurityHeadersMiddleware
 from app.api.idempotency import IdempotencyMiddleware
 from app.api.openapi import BillhookAPI
 from app.api.problems import ProblemsMiddleware
-from app.api.ratelimit import RateLimitMiddleware, create_limiter
+from app.api.ratelimit import RateLimiter, RateLimitMiddleware
 from app.api.request_id import RequestIdMiddleware
 from app.api.webhooks import MAX_BODY_BYTES as MAX_WEBHOOK_BYTES
 from app.api.webhooks import WebhookEndpoint
 from app.api.webhooks import paths as webhook_paths
-from app.db import create_engine, create_sessions
+from app.db import Sessions, create_engine, create_sessions
 from app.migrate import outdated_revisions
 from app.observability import LineLog
 from app.provider.protocol import BillingProvider
 from app.provider.stripe import StripeProvider
 from app.redis import create_redis
+from app.services.catalog import Credits
+from app.services.credits.charges import Charger
+from app.services.credits.reader import Reader
 from app.services.jwks import Jwks
 from app.services.plans_file import load
 from app.services.receiver import STORE_SECONDS, Receiver
@@ -84,6 +98,7 @@ ROUTERS = (
     *(payments, recent_payments, refunds, disputes, balance),
     *(products, prices),
     *(customers, tax_ids),
+    *(accounts, credits_check, charges_create, charges, purchases, topups, credit_ledger),
     *(events, timeline, audit, reconcile),
 )
 
@@ -118,6 +133,7 @@ def create_app(
     app = BillhookAPI(
         api_prefix=settings.api_prefix,
         webhooks={path: WebhookEndpoint(path, bodies, line_log) for path in webhook_paths(settings.api_prefix)},
+        lanes=_lanes(settings, line_log),
         lifespan=lifespan,
         middleware=_middleware(settings),
         # A redirect to the same path without its slash would hide a mistake, and lose the body on the way.
@@ -137,6 +153,17 @@ def create_app(
     return app
 
 
+def _lanes(settings: Settings, log: LineLog) -> dict[str, ASGIApp]:
+    bodies, gate = BodyReader(limit=MAX_BODY_BYTES), Gate()
+    return {
+        path: lane(path, bodies=bodies, gate=gate, origins=settings.cors_origins, log=log)
+        for path, lane in (
+            (settings.api_prefix + credits_check.PATH, CheckLane),
+            (settings.api_prefix + charges_create.PATH, ChargeLane),
+        )
+    }
+
+
 def _middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. What lies outside of the problems' must not fail; what lies inside may simply raise."""
     prefix = settings.api_prefix
@@ -148,12 +175,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(ApiCallsMiddleware),
         Middleware(ProblemsMiddleware),
         Middleware(BodyLimitMiddleware, limit=MAX_BODY_BYTES, larger={f"{prefix}/usage/events": usage.MAX_BATCH_BYTES}),
-        Middleware(
-            RateLimitMiddleware,
-            prefix=prefix,
-            per_minute=settings.rate_limit_per_minute,
-            per_minute_for_keys=settings.rate_limit_per_minute_for_keys,
-        ),
+        Middleware(RateLimitMiddleware, prefix=prefix),
         Middleware(IdempotencyMiddleware, prefix=prefix),
         Middleware(ConditionalReadsMiddleware, prefix=prefix),
     ]
@@ -176,19 +198,28 @@ async def _open(
     stack.push_async_callback(redis.aclose)
     provider = await stack.enter_async_context(_stripe(settings)) if given is None else given
     receiver = await stack.enter_async_context(_receiving(settings, provider))
+    plans = load(settings.plans_file)
+    sessions = create_sessions(engine, credit_rules=lambda: plans.credits)
+    charger, credits_reader = await stack.enter_async_context(_charging(settings, sessions, plans.credits))
     jwks = None
     if settings.jwt_jwks_url is not None:
         http = await stack.enter_async_context(httpx.AsyncClient(transport=identity_transport))
         jwks = Jwks(settings.jwt_jwks_url, http)
     return State(
         settings=settings,
-        sessions=create_sessions(engine),
+        sessions=sessions,
         redis=redis,
         provider=provider,
         receiver=receiver,
-        catalog=load(settings.plans_file),
+        charger=charger,
+        credits_reader=credits_reader,
+        catalog=plans,
         jwks=jwks,
-        limiter=create_limiter(redis),
+        limiter=RateLimiter(
+            redis,
+            per_minute=settings.rate_limit_per_minute,
+            per_minute_for_keys=settings.rate_limit_per_minute_for_keys,
+        ),
         outdated_schemas=outdated_revisions(),
     )
 
@@ -213,6 +244,25 @@ async def _receiving(settings: Settings, provider: BillingProvider) -> AsyncIter
         yield receiver
     finally:
         await receiver.aclose()
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _charging(settings: Settings, sessions: Sessions, rules: Credits) -> AsyncIterator[tuple[Charger, Reader]]:
+    """What charges and reads credits, each with a connection of its own, as the receiver."""
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=2,
+        pgbouncer=settings.database_pgbouncer,
+        statement_seconds=STORE_SECONDS,
+    )
+    charger = Charger(engine, sessions=sessions, rules=rules, pgbouncer=settings.database_pgbouncer)
+    reader = Reader(engine, rules=rules, pgbouncer=settings.database_pgbouncer)
+    try:
+        yield charger, reader
+    finally:
+        await charger.aclose()
+        await reader.aclose()
         await engine.dispose()
 
 

@@ -157,6 +157,15 @@ usage_backlog = Gauge(
 usage_oldest_seconds = Gauge(
     "billing_usage_oldest_seconds", "How long the oldest usage event waits to be sent", registry=registry
 )
+credit_checks = Counter(
+    "billing_credit_checks",
+    "Answers to whether there are uses left, by whether a purchase is needed",
+    ["purchase_required"],
+    registry=registry,
+)
+charges = Counter(
+    "billing_charges", "Charges and holds, by whether there were uses for them", ["success"], registry=registry
+)
 idempotent_replays = Counter("billing_idempotent_replays", "Requests answered from an earlier one", registry=registry)
 provider_seconds = Histogram(
     "billing_stripe_request_duration_seconds", "Time Stripe took", ["verb", "resource", "outcome"], registry=registry

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(description="Redis 7 or Valkey 8 or newer, e.g. redis://host:6379/0")
 
     stripe_secret_key: SecretStr = Field(description="Stripe secret or restricted key, sk_… or rk_…")
+    stripe_publishable_key: str | None = Field(
+        default=None, description="Stripe publishable key (pk_…), given to browsers that pay a purchase of credits"
+    )
     stripe_webhook_secrets: CommaSeparatedSecrets = Field(
         default=(), description="Signing secrets of the webhook endpoints (whsec_…), comma separated; any may match"
     )
@@ -165,6 +168,9 @@ class Settings(BaseSettings):
             raise ValueError("STRIPE_SECRET_KEY must start with sk_test_, rk_test_, sk_live_ or rk_live_")
         if self.livemode and self.environment != "production":
             raise ValueError("a live Stripe key is refused outside ENVIRONMENT=production")
+        public = "pk_live_" if self.livemode else "pk_test_"
+        if self.stripe_publishable_key is not None and not self.stripe_publishable_key.startswith(public):
+            raise ValueError(f"STRIPE_PUBLISHABLE_KEY must start with {public}: STRIPE_SECRET_KEY is of that mode")
         if self.stripe_api_base and (self.livemode or self.environment == "production"):
             raise ValueError("STRIPE_API_BASE (the sandbox) is refused beside a live key and in ENVIRONMENT=production")
         return self

@@ -118,3 +118,30 @@ def test_every_rung_of_the_usage_benchmark_stores_and_counts_what_it_acknowledge
     assert {cell["rung"] for cell in measured["cells"]} == {"insert-batch", "batch", "insert-single", "single"}
     assert all(cell["rows"] > 0 and cell["wrong"] is None for cell in measured["cells"])
     assert set(measured["shares"]) == {"batch at 1", "batch at 4", "single at 1", "single at 16"}
+
+
+@pytest.mark.timeout(300)
+def test_every_rung_of_the_credits_benchmark_charges_each_key_once(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    run = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, ROOT / "benchmarks" / "credits" / "run.py", "--quick", "--json", result],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    measured = json.loads(result.read_text())
+    assert {(cell["rung"], cell["users"]) for cell in measured["cells"]} == {
+        *((rung, users) for rung in ("sql", "layer", "http") for users in ("many", "hot")),
+        *((rung, users) for rung in ("layer", "http") for users in ("mixed", "empty", "replayed")),
+        *((rung, "many") for rung in ("bare", "check")),
+    }
+    assert all(cell["requests"] > 0 and cell["wrong"] == [] for cell in measured["cells"])
+    assert [goal["what"] for goal in measured["goals"]] == [
+        "layer many at 4, share of sql",
+        "layer hot at 4, share of sql",
+        "check many at 4, share of bare",
+    ]

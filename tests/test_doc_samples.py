@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +25,8 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BY_SANDBOX = ("docs/library.md", "docs/sandbox.md")
 #: Documents whose commands are given to a running `billhook dev`.
 BY_DEV = ("docs/operations.md", "docs/reconcile.md")
+#: Documents that are typed into one shell from top to bottom, beside a running `billhook dev`.
+BY_CURL = ("docs/credits.md",)
 PRINTED_PORT = "12111"
 STARTS_IT = f"billhook sandbox --port {PRINTED_PORT}\n"
 STARTING = "it starts everything and stays: tests/test_dev.py starts it and looks at what it says"
@@ -94,7 +97,7 @@ def in_the_readmes_flows(sample: Sample) -> bool:
 
 
 def runs_here(sample: Sample) -> bool:
-    if sample.document in {*BY_SANDBOX, *BY_DEV}:
+    if sample.document in {*BY_SANDBOX, *BY_DEV, *BY_CURL}:
         return True
     return sample.text == STARTS_IT or (sample.language == "python" and PRINTED_PORT in sample.text)
 
@@ -195,3 +198,45 @@ def test_the_operators_commands_work_beside_a_running_billhook(shell: dict[str, 
     shutil.copy(ROOT / "plans.yaml", tmp_path)
     with running_dev(tmp_path / ".dev"):
         run_all([sample for name in BY_DEV for sample in printed(ROOT / name)], shell, tmp_path)
+
+
+class Terminal:
+    """One shell, as somebody has it who follows a page."""
+
+    def __init__(self, shell: dict[str, str], cwd: Path) -> None:
+        bash = [shutil.which("bash") or "/bin/bash", "-e"]
+        self._process = subprocess.Popen(  # noqa: S603 - our own documents' commands
+            bash, env=shell, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def type(self, text: str) -> str:
+        """What it prints."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{text}\nprintf '\\0'\n")
+        stdin.flush()
+        printed = ""
+        while (character := stdout.read(1)) != "\0":
+            assert character, f"the shell has ended: {text}"
+            printed += character
+        return printed
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.mark.parametrize("document", BY_CURL)
+def test_the_conversations_by_curl_go_as_they_are_printed(document: str, shell: dict[str, str], tmp_path: Path) -> None:
+    """`name=…` stands for what the answer before it says of that name."""
+    with running_dev(tmp_path / ".dev"), closing(Terminal(shell, tmp_path)) as terminal:
+        out = ""
+        for sample in printed(ROOT / document):
+            if sample.language == "json":
+                wrong = mismatch(json.loads(sample.text), json.loads(out))
+                assert wrong is None, f"{sample.document}:{sample.line} {wrong}"
+                continue
+            text = sample.text
+            for name in re.findall(r"^(\w+)=…", text, re.MULTILINE):
+                text = text.replace(f"{name}=…", f"{name}={shlex.quote(json.loads(out)[name])}")
+            out = terminal.type(text)

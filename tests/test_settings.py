@@ -40,6 +40,8 @@ def test_what_production_wants() -> None:
         ({"environment": "development"}, "refused outside ENVIRONMENT=production"),
         ({"environment": "staging"}, "environment"),
         ({"stripe_secret_key": "pk_live_1"}, "must start with"),
+        ({"stripe_publishable_key": "pk_test_1"}, "must start with pk_live_"),
+        ({"stripe_publishable_key": LIVE}, "must start with pk_live_"),
         ({"stripe_api_base": "http://localhost:12111"}, "the sandbox"),
         ({"stripe_secret_key": "sk_test_1", "stripe_api_base": "http://localhost:12111"}, "the sandbox"),
         ({"stripe_webhook_secrets": None}, "STRIPE_WEBHOOK_SECRETS is required"),

@@ -31,15 +31,20 @@ def actor_of(scope: Scope) -> str | None:
 
 
 async def _verify(scope: Scope) -> Caller:
+    token = token_of(scope)
+    if token.startswith(identity.KEY_PREFIX):
+        sessions: Sessions = scope["state"]["sessions"]
+        async with sessions() as session:
+            return await identity.verify_key(session, token)
+    return await identity.verify_user_token(token, settings=scope["state"]["settings"], jwks=scope["state"]["jwks"])
+
+
+def token_of(scope: Scope) -> str:
+    """What the Authorization header bears, yet to be verified. Raises UnauthenticatedError."""
     given = Headers(scope=scope).getlist("authorization")
     if not given:
         raise UnauthenticatedError("Send `Authorization: Bearer` with a user token or a service key.")
     kind, _, token = given[0].partition(" ")
     if len(given) > 1 or kind.lower() != "bearer" or not token.isascii():
         raise UnauthenticatedError("The Authorization header must be one `Bearer` token.", code="invalid_token")
-    token = token.strip()
-    if token.startswith(identity.KEY_PREFIX):
-        sessions: Sessions = scope["state"]["sessions"]
-        async with sessions() as session:
-            return await identity.verify_key(session, token)
-    return await identity.verify_user_token(token, settings=scope["state"]["settings"], jwks=scope["state"]["jwks"])
+    return token.strip()

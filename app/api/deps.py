@@ -6,16 +6,18 @@ from uuid import uuid4
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api import auth
 from app.api.access_log import route_of
+from app.api.ratelimit import RateLimiter
 from app.db import Sessions, transaction
 from app.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from app.provider.protocol import BillingProvider
 from app.services.catalog import Catalog
+from app.services.credits.charges import Charger
+from app.services.credits.reader import Reader
 from app.services.identity import Caller, Scope, ServiceKey, User
 from app.services.jwks import Jwks
 from app.services.receiver import Receiver
@@ -33,9 +35,11 @@ class State(TypedDict):
     redis: Redis
     provider: BillingProvider
     receiver: Receiver
+    charger: Charger
+    credits_reader: Reader
     catalog: Catalog
     jwks: Jwks | None
-    limiter: SlidingWindowCounterRateLimiter
+    limiter: RateLimiter
     outdated_schemas: frozenset[str]
 
 
@@ -154,7 +158,7 @@ def user_meant(caller: Caller, scope: Scope, user_id: str | None) -> User:
         if user_id not in {None, caller.user_id}:
             raise NotFoundError("There is no such user.", code="user_not_found")
         return caller
-    _require(caller, scope)
+    require_scope(caller, scope)
     if user_id is None:
         raise InvalidRequestError("A service key must say which user it means.", code="missing", param="user_id")
     return User(user_id=user_id)
@@ -164,18 +168,16 @@ def key_with(*scopes: Scope) -> Callable[..., Awaitable[ServiceKey]]:
     """A dependency: a service key with one of `scopes`, and nobody's own token."""
 
     async def get_key(request: Request, _key: DescribedKey) -> ServiceKey:
-        caller = await auth.authenticate(request.scope)
-        if isinstance(caller, User):
-            raise PermissionDeniedError(f"This needs a service key with the scope `{scopes[0]}`.")
-        _require(caller, *scopes)
-        return caller
+        return require_scope(await auth.authenticate(request.scope), *scopes)
 
     return get_key
 
 
-def _require(key: ServiceKey, *scopes: Scope) -> None:
-    if key.scopes.isdisjoint(scopes):
+def require_scope(caller: Caller, *scopes: Scope) -> ServiceKey:
+    """One of them is enough; the first is named in the PermissionDeniedError. Users have none."""
+    if isinstance(caller, User) or caller.scopes.isdisjoint(scopes):
         raise PermissionDeniedError(f"This needs a service key with the scope `{scopes[0]}`.")
+    return caller
 
 
 ReadUserDep = Annotated[User, Depends(user_with("billing:read"))]

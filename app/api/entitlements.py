@@ -11,10 +11,20 @@ from app.api.paging import MAX_ID_LENGTH
 from app.api.schemas import Input, Output
 from app.api.subscriptions_shapes import SubscriptionRead, show
 from app.services import access
+from app.services.credits import reading
 from app.services.identity import ServiceKey
 from app.values import unix_now
 
 router = APIRouter(tags=["Entitlements"])
+
+
+class CreditsRead(Output):
+    """The account of prepaid uses."""
+
+    available: int = Field(description="How many uses can be spent")
+    free: int = Field(description="How many of them are free")
+    paid: int = Field(description="How many of them were bought or given")
+    owed: int = Field(description="Uses that were taken back after they had been spent; new ones settle them first")
 
 
 class EntitlementsRead(Output):
@@ -32,6 +42,7 @@ class EntitlementsRead(Output):
     cancel_at_period_end: bool = Field(description="Whether the subscription ends with the period")
     access_ends_at: int | None = Field(description="When the plan ends as things stand, unix seconds; null: it goes on")
     grace_until: int | None = Field(description="When access ends unless payment succeeds, unix seconds")
+    credits: CreditsRead | None = Field(description="Prepaid uses; null for whoever has no account of them")
 
 
 class EntitlementsCheck(Input):
@@ -108,7 +119,9 @@ class DecisionRead(Output):
 @router.get("/entitlements")
 async def get_entitlements(session: SessionDep, catalog: CatalogDep, user: ReadUserDep) -> EntitlementsRead:
     """Everything the customer may use."""
-    held = await access.entitlements(session, catalog, user_id=user.user_id, now=unix_now())
+    now = unix_now()
+    held = await access.entitlements(session, catalog, user_id=user.user_id, now=now)
+    prepaid = await reading.account_of_user(session, user.user_id, now=now)
     return EntitlementsRead(
         plan=held.plan.key,
         plan_name=held.plan.name,
@@ -122,6 +135,7 @@ async def get_entitlements(session: SessionDep, catalog: CatalogDep, user: ReadU
         cancel_at_period_end=held.cancel_at_period_end,
         access_ends_at=held.access_ends_at,
         grace_until=held.grace_until,
+        credits=None if prepaid is None else CreditsRead.model_validate(prepaid.balance),
     )
 
 

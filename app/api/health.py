@@ -5,7 +5,7 @@ import secrets
 from importlib.metadata import version
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from redis.exceptions import RedisError
@@ -18,10 +18,13 @@ from app.api.schemas import Output
 from app.db import Sessions
 from app.errors import UnauthenticatedError, UnavailableError
 from app.observability import registry
+from app.services.credits import verify
 
 router = APIRouter(tags=["Operations"])
 
 CHECK_SECONDS = 1.0
+DEEP_SECONDS = 3
+DEEP_ACCOUNTS = 200
 VERSION = version("billhook")
 
 Condition = Literal["ok", "away"]
@@ -38,6 +41,14 @@ class Health(Output):
     version: str = Field(description="Billhook's version")
     postgres: Condition = Field(description="Without it the answer is 503")
     redis: Condition = Field(description="Without it everything works, only slower")
+
+
+class DeepHealth(Health):
+    """The same, and whether the books of prepaid credits are right."""
+
+    credits: Literal["ok", "unchecked"] = Field(
+        description="`unchecked`: that took too long, or somebody else was at it. Wrong books are a 503"
+    )
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -64,10 +75,33 @@ HealthDep = Annotated[Health, Depends(get_health)]
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
-async def get_readiness(health: HealthDep) -> Health:
-    """Whether requests can be served: 503 without Postgres, or while migrations are missing."""
-    return health
+@router.get(
+    "/readyz",
+    responses={
+        503: {"description": "`postgres_unavailable` or `not_migrated`; asked with `deep`, also `credits_inconsistent`"}
+    },
+)
+async def get_readiness(
+    request: Request,
+    health: HealthDep,
+    *,
+    deep: Annotated[
+        bool,
+        Query(description="Also hold some accounts of prepaid credits, others each time, against their ledger"),
+    ] = False,
+) -> DeepHealth | Health:
+    """Whether requests can be served: 503 without Postgres, or while migrations are missing.
+
+    `deep` is for monitors, and not for what decides where requests go: that there is something wrong in the books is
+    no reason to stop serving.
+    """
+    if not deep:
+        return health
+    checked = await _check_credits(request.state.sessions)
+    fields = health.model_dump()
+    if not checked:
+        fields["status"] = "degraded"
+    return DeepHealth(**fields, credits="ok" if checked else "unchecked")
 
 
 @router.head("/health", include_in_schema=False)
@@ -97,6 +131,26 @@ async def _require_schema(sessions: Sessions, outdated: frozenset[str]) -> None:
         raise UnavailableError("Postgres does not answer.", code="postgres_unavailable") from error
     if found is None or found in outdated:
         raise UnavailableError("The database is not migrated: run `billhook migrate`.", code="not_migrated")
+
+
+async def _check_credits(sessions: Sessions) -> bool:
+    """Whether a sample of the books could be looked at in time. Raises UnavailableError if they are wrong."""
+    try:
+        async with asyncio.timeout(DEEP_SECONDS), sessions() as session:
+            # Once at a time, by whomever it is asked for: it costs more than the other answers.
+            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(1667331940)")):
+                return False
+            await session.execute(text(f"SET LOCAL statement_timeout = '{DEEP_SECONDS}s'"))
+            wrong = await verify.sample(session, most=DEEP_ACCOUNTS)
+    except (SQLAlchemyError, OSError):
+        return False
+    if wrong:
+        raise UnavailableError(
+            f"{len(wrong)} of the invariants of prepaid credits don't hold ({wrong[0].what}, for one): `billhook"
+            " credits verify` names them.",
+            code="credits_inconsistent",
+        )
+    return True
 
 
 @router.get(

@@ -33,7 +33,8 @@ KEPT_FOR = timedelta(hours=24)
 DEAD_AFTER = timedelta(seconds=60)
 """A request that runs for longer has lost its process; whoever repeats it takes it over."""
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+MAX_KEY_LENGTH = 255
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 _REPLAYED_HEADERS = ("content-type", "location", "retry-after", "link")
 
 
@@ -67,7 +68,7 @@ class IdempotencyMiddleware:
         if not keys:
             await self._app(scope, receive, send)
             return
-        key = _key_of(keys)
+        key = key_of(keys)
         try:
             caller = (await auth.authenticate(scope)).actor
         except BillingError:
@@ -114,7 +115,7 @@ class IdempotencyMiddleware:
             await send(message)
 
 
-def _key_of(given: list[str]) -> str:
+def key_of(given: list[str]) -> str:
     """The header's value; the draft writes it in quotes, most clients don't."""
     key = given[0].removeprefix('"').removesuffix('"')
     if len(given) > 1 or not _KEY.fullmatch(key):

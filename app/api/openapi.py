@@ -33,6 +33,7 @@ TAGS = [
     {"name": "Subscription", "description": "What a customer has."},
     {"name": "Entitlements", "description": "What a customer may use."},
     {"name": "Usage", "description": "What a customer used, metered."},
+    {"name": "Credits", "description": "Uses that are paid for in advance, and spent one by one."},
     {"name": "Customers", "description": "Who buys."},
     {"name": "Payment methods", "description": "What a customer pays with."},
     {"name": "Invoices", "description": "What a customer was billed."},
@@ -88,12 +89,16 @@ _IDEMPOTENCY_KEY = {
 class BillhookAPI(FastAPI):
     """FastAPI that describes itself as it really answers. Routes below `api_prefix` are limited and idempotent.
 
-    What is posted to a path of `webhooks` goes straight there, past all middleware.
+    What is posted to a path of `webhooks` goes straight there, past all middleware; so does what is posted to one of
+    `lanes`, but not past telemetry. Routes of the same paths describe the lanes.
     """
 
-    def __init__(self, *, api_prefix: str, webhooks: Mapping[str, ASGIApp], **options: Any) -> None:
+    def __init__(
+        self, *, api_prefix: str, webhooks: Mapping[str, ASGIApp], lanes: Mapping[str, ASGIApp], **options: Any
+    ) -> None:
         self._api_prefix = api_prefix
         self._webhooks = webhooks
+        self._lanes = lanes
         super().__init__(
             title="Billhook",
             summary=SUMMARY,
@@ -107,13 +112,23 @@ class BillhookAPI(FastAPI):
             redoc_url=None,
             **options,
         )
-        for path, endpoint in webhooks.items():
+        for path, endpoint in {**webhooks, **lanes}.items():
             self.router.routes.append(Route(path, endpoint, methods=["POST"], include_in_schema=False))
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         webhook = self._webhooks.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (webhook or super().__call__)(scope, receive, send)
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+
+        async def fork(scope: Scope, receive: Receive, send: Send) -> None:
+            lane = self._lanes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+            await (lane or stack)(scope, receive, send)
+
+        return fork
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -124,7 +139,12 @@ class BillhookAPI(FastAPI):
                 document["paths"][path] = {"post": describe(operation_id)}
             _describe_components(document)
             for path, method, operation in _operations(document):
-                _describe(operation, method, limited=path.startswith(self._api_prefix))
+                _describe(
+                    operation,
+                    method,
+                    limited=path.startswith(self._api_prefix),
+                    keyed=method != "get" and path not in self._lanes,
+                )
         return self.openapi_schema or {}
 
 
@@ -154,12 +174,14 @@ def _describe_components(document: dict[str, Any]) -> None:
     components["responses"] = {f"Error{status}": _error(status, text) for status, text in _ERRORS.items()}
 
 
-def _error(status: int, description: str) -> dict[str, Any]:
+def _error(status: int, description: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`content` is what FastAPI says of a problem with members of its own."""
     headers = {429: _LIMITED, 503: ("Retry-After",)}.get(status, ())
+    plain = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         "description": description,
         "headers": _headers(REQUEST_ID, *headers),
-        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {problems.MEDIA_TYPE: content["application/json"] if content else plain},
     }
 
 
@@ -167,8 +189,8 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _describe(operation: dict[str, Any], method: str, *, limited: bool) -> None:
-    """`limited` operations count against the caller's rate, and heed Idempotency-Key where they write."""
+def _describe(operation: dict[str, Any], method: str, *, limited: bool, keyed: bool) -> None:
+    """`limited` operations count against the caller's rate; `keyed` ones heed Idempotency-Key by the middleware."""
     if operation["tags"] == ["Webhooks"]:
         limited = False
     parameters = operation.get("parameters", [])
@@ -182,7 +204,7 @@ def _describe(operation: dict[str, Any], method: str, *, limited: bool) -> None:
     errors.pop(422, None)  # FastAPI's own
     for status in _possible(operation, limited=limited):
         errors.setdefault(status, _ERRORS[status])
-    if limited and method != "get":
+    if limited and keyed:
         others = [parameter for parameter in parameters if parameter["name"] != _IDEMPOTENCY_KEY["name"]]
         required = len(others) < len(parameters)  # the route asks for it itself
         operation["parameters"] = [*others, {**_IDEMPOTENCY_KEY, "required": required}]
@@ -196,7 +218,7 @@ def _describe(operation: dict[str, Any], method: str, *, limited: bool) -> None:
     } | {
         str(status): {"$ref": f"#/components/responses/Error{status}"}
         if text == _ERRORS.get(status)
-        else _error(status, text)
+        else _error(status, text, responses.get(str(status), {}).get("content"))
         for status, text in sorted(errors.items())
     }
 

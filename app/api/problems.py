@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -108,8 +109,11 @@ async def _handle(request: Request, error: Exception) -> Response:
     return respond(error, request.scope)
 
 
-def respond(error: Exception, scope: Scope) -> Response:
-    """The answer to a request that failed with `error`; an unexpected one is logged and says nothing of itself."""
+def respond(error: Exception, scope: Scope, *, beside: BaseModel | None = None) -> Response:
+    """The answer to a request that failed with `error`; an unexpected one is logged and says nothing of itself.
+
+    What is known `beside` an expected one are extension members (RFC 9457 §3.2).
+    """
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors(), scope)
     if isinstance(error, HTTPException):
@@ -138,6 +142,7 @@ def respond(error: Exception, scope: Scope) -> Response:
         stripe_code=known.provider_code,
         stripe_request_id=known.provider_request_id,
         headers=headers,
+        beside=beside,
     )
 
 
@@ -184,7 +189,14 @@ def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
 
 
 def _answer(
-    scope: Scope, *, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+    scope: Scope,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    beside: BaseModel | None = None,
+    **members: Any,
 ) -> Response:
     request_id = request_id_of(scope)
     problem = Problem(
@@ -197,4 +209,5 @@ def _answer(
         request_id=request_id,
         **{"retryable": False, **members},
     )
-    return Response(problem.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
+    said = problem.model_dump(exclude_none=True) | ({} if beside is None else beside.model_dump())
+    return Response(to_json(said), int(status), headers, MEDIA_TYPE)

@@ -22,13 +22,21 @@ class DifferenceRead(Output):
     """One object that was otherwise here than at Stripe."""
 
     id: int = Field(description="Grows in the order they were found")
-    object: str = Field(description="`customer`, `payment_method`, `subscription`, `invoice`, or `event`")
-    stripe_id: str = Field(description="The object's id at Stripe", examples=["sub_1QxYz"])
+    object: str = Field(
+        description="Stripe's word for it, e.g. `customer`, `subscription`, `event`; or `usage`, `credit_purchase`, "
+        "`credit_account`"
+    )
+    stripe_id: str = Field(
+        description="The object's id at Stripe; of a `credit_account` our own id, and what is wrong",
+        examples=["sub_1QxYz"],
+    )
     customer: str | None = Field(description="The Stripe customer it belongs to")
     cause: str = Field(
         description="`event_missing` (a webhook never came), `event_dead` (it could not be applied), `event_pending` "
         "(it still waits: no drift), `missing`, `stale`, `deleted`, `unknown` (this Stripe account never had it), "
-        "`usage_differs` (Stripe counted other usage), `unreadable` (of a shape Billhook does not know)"
+        "`usage_differs` (Stripe counted other usage), `purchase_not_granted`, `purchase_unknown`, `claw_back_missing` "
+        "(credits that were paid for, by nobody we know of, or paid back), `ledger_differs` (the books of credits), "
+        "`unreadable` (of a shape Billhook does not know)"
     )
     fields: dict[str, Any] = Field(
         description="`{field: [ours, Stripe's]}`; of personal values only the field is named",

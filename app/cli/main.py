@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.cli.context import fail, in_transaction, load_settings, say, wrong_settings
+from app.cli.credits import prepaid
 from app.cli.events import events
 from app.cli.plans import plans, read_catalog
 from app.cli.reconcile import reconcile, sync
@@ -34,6 +35,7 @@ app.add_typer(plans, name="plans")
 app.add_typer(keys, name="keys")
 app.add_typer(audit, name="audit")
 app.add_typer(events, name="events")
+app.add_typer(prepaid, name="credits")
 app.command("reconcile")(reconcile)
 app.command("sync")(sync)
 

@@ -203,18 +203,19 @@ class CreditTopup(Base):
     __table_args__ = (
         CheckConstraint("threshold >= 0 AND failures >= 0", name="threshold"),
         Index("ix_credit_topups_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("ix_credit_topups_declined", "account_id", postgresql_where=text("failures > 0")),
     )
 
     account_id: Mapped[UUID] = mapped_column(ForeignKey("credit_accounts.id"), primary_key=True)
     pack: Mapped[str]
-    threshold: Mapped[int]
-    """A charge that leaves no more than this makes it due."""
+    threshold: Mapped[int | None]
+    """A charge that leaves no more than this makes it due. None once it was removed: only a try still has to end."""
     due_at: Mapped[int | None]
     """When the next try may be; None when nothing is due."""
     failures: Mapped[int] = mapped_column(server_default=text("0"))
-    """Declines in a row; see services/credits/topups.py for when they open the breaker."""
-    declined_with: Mapped[str | None]
-    """The payment method that was declined last: another one closes the breaker."""
+    """Declines in a row; see services/topups.py for when they open the breaker."""
+    payment_method: Mapped[str | None]
+    """What the latest try was paid with, or declined: another one closes the breaker."""
     failure_code: Mapped[str | None]
     purchase_id: Mapped[UUID | None] = mapped_column(ForeignKey("credit_purchases.id"))
     """The try that is under way, whose end is not known yet."""

@@ -34,6 +34,8 @@ class PaymentIntent(Mirrored, Base):
     failure_code: Mapped[str | None]
     """Of the last try: its `code`."""
     decline_code: Mapped[str | None]
+    order_reference: Mapped[str | None]
+    """The invoice or Checkout session it was made for, by Stripe's id; or what its maker chose."""
     stripe_metadata: Mapped[dict[str, Any]]
 
 

@@ -125,6 +125,7 @@ class Subscription:
     schedule: str | None = None
     discounts: Sequence[str] = ()
     pending_update_expires_at: int | None = None
+    pending_items: Sequence[tuple[str, str, int]] = ()  # (id, price, quantity) once a change that waits is paid
     metadata: Mapping[str, str] = field(default_factory=dict)
     livemode: bool = False
     created: int = 0

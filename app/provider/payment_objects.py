@@ -17,7 +17,10 @@ class NextAction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentIntent:
-    """`failure_code` and `decline_code` are those of the last try. `client_secret` opens it to a browser."""
+    """`failure_code` and `decline_code` are those of the last try. `client_secret` opens it to a browser.
+
+    `order_reference` is the id of the invoice or Checkout session it was made for, or what its maker chose.
+    """
 
     id: str
     customer: str | None
@@ -28,12 +31,14 @@ class PaymentIntent:
     status: str
     capture_method: str
     payment_method: str | None = None
+    setup_future_usage: str | None = None
     latest_charge: str | None = None
     description: str | None = None
     canceled_at: int | None = None
     cancellation_reason: str | None = None
     failure_code: str | None = None
     decline_code: str | None = None
+    order_reference: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     next_action: NextAction | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from app.provider.objects import (
     Snapshot,
     Subscription,
 )
-from app.provider.payment_protocol import PaymentProvider
+from app.provider.payment_protocol import FutureUsage, PaymentProvider
 from app.provider.subscription_protocol import SubscriptionProvider, SubscriptionScheduleProvider
 from app.provider.usage_objects import MeterErrorReport, MeterSummary
 
@@ -210,6 +210,22 @@ class CheckoutProvider(Protocol):
         Raises InvalidRequestError(param="promotion_code") when no active code of that text exists. `metadata` goes
         on the session and on the subscription it makes.
         """
+        ...
+
+    async def create_payment_session(
+        self,
+        *,
+        customer: str,
+        price: str,
+        success_url: str,
+        cancel_url: str | None,
+        client_reference_id: str | None,
+        description: str | None,
+        setup_future_usage: FutureUsage | None,
+        metadata: Mapping[str, str],
+        idempotency_key: str,
+    ) -> Snapshot[CheckoutSession]:
+        """For one of what is bought once. `metadata` goes on the session and on the payment intent it makes."""
         ...
 
     async def retrieve_checkout_session(self, id: str) -> Snapshot[CheckoutSession]: ...

@@ -148,6 +148,7 @@ def _payment_intent(sandbox: Sandbox, session: Row) -> Row:
         amount=session["amount_total"],
         currency=session["currency"],
         customer=session["customer"] or session["_customer"],
+        **payments.made_for(session),
         **data,
     )
     session["_intent"] = intent["id"]

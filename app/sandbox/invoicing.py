@@ -200,6 +200,7 @@ def finalize(sandbox: Sandbox, invoice: Row, *, intent: Row | None = None) -> Ro
                 currency=invoice["currency"],
                 customer=invoice["customer"],
                 description=_DESCRIPTIONS.get(invoice["billing_reason"], "Payment for Invoice"),
+                **payments.made_for(invoice),
             )
         _new_payment(sandbox, invoice, intent)
     sandbox.emit("invoice.finalized", invoice)

@@ -95,6 +95,11 @@ def new_intent(
     return row
 
 
+def made_for(order: Row) -> Row:
+    """Make what an intent says of the invoice or Checkout session it collects; others have no such key."""
+    return {"payment_details": {"customer_reference": None, "order_reference": order["id"]}}
+
+
 def confirm(sandbox: Sandbox, intent: Row, method: Row, *, off_session: bool, authenticated: bool = False) -> bool:
     """Try to charge; True when paid (or held), False when the customer has to authenticate first.
 

@@ -34,7 +34,16 @@ class Entry:
 
     @property
     def chain(self) -> int:
-        return 0 if self.customer_id is None else self.customer_id.int % CHAINS
+        return chain_of(self.customer_id)
+
+
+def chain_of(customer_id: UUID | None) -> int:
+    return 0 if customer_id is None else customer_id.int % CHAINS
+
+
+async def lock(session: AsyncSession, customer_id: UUID | None) -> None:
+    """Have this customer's chain to ourselves until the commit, before rows are locked whose change it is to tell."""
+    await session.execute(LOCK_CHAINS, {"chains": [chain_of(customer_id)]})
 
 
 async def record(

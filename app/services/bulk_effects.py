@@ -11,9 +11,10 @@ from typing import Any
 
 from app.models import Price, Product
 from app.models.mirror import Mirrored
-from app.provider.objects import Customer, Event, MirroredObject, Subscription, customer_of
-from app.provider.payment_objects import Dispute, Refund
+from app.provider.objects import CheckoutSession, Customer, Event, MirroredObject, Subscription, customer_of
+from app.provider.payment_objects import Dispute, PaymentIntent, Refund
 from app.services import bulk_rows, customers, mirror
+from app.services.credits import settling
 from app.services.event_effects import KINDS, Kind, Ref, announces_more, ref_of, requirements
 from app.services.mirror import AsOf, Change, Origin, Row
 
@@ -48,11 +49,15 @@ def _place(change: Change) -> tuple[type[Mirrored], str]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is stored: rows, the plans of prices, and which of the users that customers claim have one already."""
+    """What is stored: rows, the plans of prices, and which of the users that customers claim have one already.
+
+    `sold` are those payment intents among the refunded ones that paid for credits.
+    """
 
     rows: Mapping[Ref, Row]
     plans: Mapping[str, str]
     taken: set[str]
+    sold: set[str]
 
 
 async def read(connection: Any, refs: Iterable[Ref], objects: Sequence[MirroredObject | None]) -> Known:
@@ -76,7 +81,10 @@ async def read(connection: Any, refs: Iterable[Ref], objects: Sequence[MirroredO
     claims = {claim for person in people if (claim := customers.claim_of(rows.get(("customer", person.id)), person))}
     sql = "SELECT user_id FROM customers WHERE user_id = ANY($1) AND NOT deleted"
     taken = {row["user_id"] for row in await connection.fetch(sql, list(claims))} if claims else set()
-    return Known(rows, plans, taken)
+    refunded = {shown.payment_intent for shown in objects if isinstance(shown, Refund) and shown.payment_intent}
+    sql = "SELECT payment_intent FROM credit_purchases WHERE payment_intent = ANY($1)"
+    sold = {row["payment_intent"] for row in await connection.fetch(sql, list(refunded))} if refunded else set()
+    return Known(rows, plans, taken, sold)
 
 
 def _decide(events: Sequence[Event], known: Known) -> list[Change] | None:
@@ -112,7 +120,7 @@ def _decide(events: Sequence[Event], known: Known) -> list[Change] | None:
 def values_of(
     kind: Kind, shown: MirroredObject, row: Row | None, known: Known, find: Callable[[Ref], Row | None]
 ) -> dict[str, Any] | None:
-    """What the row is to say; None when its customer, or a customer's user, needs a closer look."""
+    """What the row is to say; None when its customer, or a customer's user, or what it pays needs a closer look."""
     if isinstance(shown, Customer):
         if shown.deleted or (row is not None and (row["deleted"] or row["erased_at"] is not None)):
             return None  # another customer may have to take its place
@@ -124,13 +132,19 @@ def values_of(
             values["user_id"] = claim
         return values
     named = customer_of(shown)
-    if named is None and isinstance(shown, Dispute | Refund):
-        return None  # its charge knows whose it is
+    if (named is None and isinstance(shown, Dispute | Refund)) or _is_about_credits(shown, known):
+        return None  # its charge knows whose it is; or an account's books change with it
     owner = None if named is None else find(("customer", named))
     unowned = owner is None and (named is not None or mirror.must_belong(kind.model))
     if unowned or (owner is not None and owner["erased_at"] is not None):  # of whom little may be kept
         return None
     return kind.columns(shown, owner and owner["id"], known.plans)
+
+
+def _is_about_credits(shown: MirroredObject, known: Known) -> bool:
+    if isinstance(shown, PaymentIntent | CheckoutSession):
+        return settling.METADATA in shown.metadata
+    return isinstance(shown, Refund) and shown.payment_intent in known.sold
 
 
 async def write(connection: Any, changes: Sequence[Change]) -> None:

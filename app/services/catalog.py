@@ -233,13 +233,7 @@ async def price_for(
     Raises InvalidRequestError, NotFoundError or ConflictError.
     """
     if plan is not None:
-        terms = _terms_of(catalog.plan(plan), interval)
-        query = (
-            select(models.Price)
-            .where(models.Price.lookup_key == terms.lookup_key, models.Price.active, ~models.Price.deleted)
-            .order_by(models.Price.created.desc())  # while a key moves from one price to the next, both may show it
-        )
-        if (price := (await session.scalars(query.limit(1))).first()) is None:
+        if (price := await find_on_sale(session, _terms_of(catalog.plan(plan), interval))) is None:
             raise ConflictError(
                 "This plan has no price at Stripe yet: run `billhook plans apply`.", code="plan_not_applied"
             )
@@ -252,6 +246,16 @@ async def price_for(
     if found is None or not on_sale or await plan_of(session, found) not in catalog.plans:
         raise NotFoundError("There is no such price on sale.", code="price_not_found", param="price_id")
     return found
+
+
+async def find_on_sale(session: AsyncSession, terms: Terms) -> models.Price | None:
+    """The price that holds the lookup key now, whatever it costs."""
+    query = (
+        select(models.Price)
+        .where(models.Price.lookup_key == terms.lookup_key, models.Price.active, ~models.Price.deleted)
+        .order_by(models.Price.created.desc())  # while a key moves from one price to the next, both may show it
+    )
+    return (await session.scalars(query.limit(1))).first()
 
 
 def _terms_of(plan: Plan, interval: str | None) -> Terms:

@@ -18,6 +18,7 @@ from app.provider.protocol import BillingProvider
 from app.redis import courtesy_lock
 from app.services import catalog, customers, invoices, mirror, payment_methods
 from app.services.catalog import Catalog
+from app.services.credits import settling
 from app.services.customers import Buyer
 from app.services.derived_keys import with_derived_key
 from app.services.mirror import NO_ROW, AsOf, Origin
@@ -271,7 +272,7 @@ async def sync(
     With `request`, it is one we made ourselves.
     """
     customer = None if checkout.customer is None else await customers.of_object(session, checkout.customer)
-    return await mirror.upsert(
+    applied = await mirror.upsert(
         session,
         models.CheckoutSession,
         checkout.id,
@@ -280,6 +281,9 @@ async def sync(
         origin=origin,
         only_on_insert=None if request is None else {"ours": True, "request": request},
     )
+    if applied:
+        await settling.follow_session(session, checkout, origin=origin)
+    return applied
 
 
 def columns(checkout: CheckoutSession, customer_id: UUID | None) -> dict[str, Any]:

@@ -69,6 +69,7 @@ async def begin(session: AsyncSession, id: str, *, cancel_subscriptions: bool, a
     )
     asked = audit.Entry(actor=actor, action="customer.erase_requested", subject=meant.stripe_id, customer_id=meant.id)
     await audit.append(session, [asked])
+    await forgetting.close_accounts(session, [person.user_id for person in people if person.user_id is not None])
     return begun
 
 

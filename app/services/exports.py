@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Base, Sessions
 from app.errors import NotFoundError
-from app.models import Customer, StripeEvent
+from app.models import CreditAccount, CreditCharge, CreditTransfer, Customer, StripeEvent
 from app.services import customers, erasing, forgetting
 from app.services.mirror import table_of
 from app.values import unix_now
@@ -22,7 +22,9 @@ from app.values import unix_now
 PAGE = 200  # rows read at once
 
 _CUSTOMERS = table_of(Customer)
-_EVENTS = Base.metadata.tables[StripeEvent.__tablename__]
+_EVENTS, _ACCOUNTS, _CHARGES, _TRANSFERS = (
+    Base.metadata.tables[model.__tablename__] for model in (StripeEvent, CreditAccount, CreditCharge, CreditTransfer)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,15 @@ class Person:
                 yield table.name, table, table.c.customer_id.in_(ids)
         for column in forgetting.NAMING:
             yield column.table.name, column.table, column.in_(names)
+        whose = _ACCOUNTS.c.user_id.in_({customer.user_id for customer in self.customers if customer.user_id})
+        yield _ACCOUNTS.name, _ACCOUNTS, whose
+        accounts = select(_ACCOUNTS.c.id).where(whose)
+        for table in Base.metadata.sorted_tables:
+            if "account_id" in table.columns and table is not _CHARGES:
+                yield table.name, table, table.c.account_id.in_(accounts)
+        # No index leads from an account to its charges, but one to its transfers.
+        charges = select(_TRANSFERS.c.charge_id).where(_TRANSFERS.c.account_id.in_(accounts))
+        yield _CHARGES.name, _CHARGES, _CHARGES.c.id.in_(charges)
         keys = forgetting.keys_of(select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.id.in_(ids)))
         yield "stripe_events", _EVENTS, _EVENTS.c.key.in_(keys)
 

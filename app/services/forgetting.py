@@ -3,6 +3,7 @@
 See docs/customers.md for what goes, what stays, and why.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Select,
     Text,
     cast,
+    delete,
     func,
     literal,
     or_,
@@ -25,6 +27,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.models import (
     ApiCall,
+    CreditAccount,
+    CreditCharge,
+    CreditTopup,
+    CreditTransfer,
     Customer,
     IdempotencyKey,
     OutboxMessage,
@@ -61,7 +67,13 @@ def stand_in(customer_id: UUID) -> str:
 
 
 async def rename_some(session: AsyncSession, user_id: str, to: str) -> bool:
-    """Put `to` in the user id's place in a slice of the rows that may be many; False when there were none."""
+    """Take what tells of the user out of a slice of the rows that may be many; False when there were none."""
+    accounts = select(CreditAccount.id).where(CreditAccount.user_id == user_id)
+    return await _rename_some(session, user_id, to) or await _empty_some_charges(session, accounts)
+
+
+async def _rename_some(session: AsyncSession, user_id: str, to: str) -> bool:
+    """Put `to` in the user id's place."""
     for column in _MANY:
         table = column.table
         key = table.primary_key.columns
@@ -70,6 +82,21 @@ async def rename_some(session: AsyncSession, user_id: str, to: str) -> bool:
         if (await session.execute(renaming)).first() is not None:
             return True
     return False
+
+
+async def _empty_some_charges(session: AsyncSession, accounts: Select[Any]) -> bool:
+    """What was said of them goes, and the fingerprint, which is one of that too; their keys are for ever."""
+    # By their transfers: no index leads from an account to its charges.
+    some = (
+        select(CreditCharge.id)
+        .join(CreditTransfer, CreditTransfer.charge_id == CreditCharge.id)
+        .where(CreditTransfer.account_id.in_(accounts), CreditCharge.fingerprint != b"")
+        .limit(SLICE)
+    )
+    emptying = (
+        update(CreditCharge).where(CreditCharge.id.in_(some)).values(description=None, details=None, fingerprint=b"")
+    )
+    return (await session.execute(emptying.returning(literal(1)))).first() is not None
 
 
 async def forget(session: AsyncSession, customer_id: UUID, *, actor: str) -> None:
@@ -81,7 +108,7 @@ async def forget(session: AsyncSession, customer_id: UUID, *, actor: str) -> Non
         return
     await empty_events(session, select(Customer.id).where(Customer.id == customer_id))
     if user_id is not None:
-        while await rename_some(session, user_id, name):
+        while await _rename_some(session, user_id, name):
             pass
         await _forget_user(session, user_id, name)
     await _empty_answers(session, stripe_id, user_id)
@@ -110,6 +137,24 @@ async def forget(session: AsyncSession, customer_id: UUID, *, actor: str) -> Non
     )
     await outbox.append(session, [message])
     await audit.record(session, actor=actor, action="customer.erased", subject=stripe_id, customer_id=customer_id)
+    if user_id is not None:
+        await _forget_account(session, user_id, name)
+
+
+async def close_accounts(session: AsyncSession, user_ids: Sequence[str]) -> None:
+    """Nothing is charged to, or bought for, these users any more. After the audit log, as for all locks of accounts."""
+    closing = update(CreditAccount).where(CreditAccount.user_id.in_(user_ids)).values(status="closed")
+    closed = (await session.scalars(closing.returning(CreditAccount.id))).all()
+    await session.execute(delete(CreditTopup).where(CreditTopup.account_id.in_(closed)))
+
+
+async def _forget_account(session: AsyncSession, user_id: str, name: str) -> None:
+    """Its ledger stays, and is nobody's."""
+    await close_accounts(session, [user_id])
+    person = {"user_id": name, "oauth_provider": None, "external_id": None, "email": None}
+    await session.execute(update(CreditAccount).where(CreditAccount.user_id == user_id).values(person))
+    while await _empty_some_charges(session, select(CreditAccount.id).where(CreditAccount.user_id == name)):
+        pass
 
 
 async def empty_events(session: AsyncSession, customers: Select[Any]) -> None:

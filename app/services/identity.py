@@ -138,13 +138,9 @@ def mint_development_token(
 
 async def verify_key(session: AsyncSession, token: str) -> ServiceKey:
     """Raises UnauthenticatedError for a key that is unknown, revoked or expired."""
-    secret = token.removeprefix(KEY_PREFIX)[:_SECRET_LENGTH]
-    # The checksum spares Postgres from typing errors and guesses.
-    if token != _with_checksum(secret):
-        raise _invalid_key()
-    key = await session.scalar(select(ApiKey).where(ApiKey.hash == _hash(token)))
+    key = await session.scalar(select(ApiKey).where(ApiKey.hash == hash_of(token)))
     if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= utcnow()):
-        raise _invalid_key()
+        raise invalid_key()
     return ServiceKey(id=key.id, scopes=frozenset(key.scopes))
 
 
@@ -156,7 +152,16 @@ async def is_valid_key(session: AsyncSession, token: str) -> bool:
     return True
 
 
-def _invalid_key() -> UnauthenticatedError:
+def hash_of(token: str) -> bytes:
+    """What a key is found by. Raises UnauthenticatedError for what can't be one."""
+    secret = token.removeprefix(KEY_PREFIX)[:_SECRET_LENGTH]
+    # The checksum spares Postgres from typing errors and guesses.
+    if token != _with_checksum(secret):
+        raise invalid_key()
+    return _hash(token)
+
+
+def invalid_key() -> UnauthenticatedError:
     return UnauthenticatedError("The service key is not valid.", code="invalid_key")
 
 

@@ -1,6 +1,6 @@
 """The outbox: what happened to a customer, in our own words, written with the change itself and told once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -56,17 +56,8 @@ async def append(session: AsyncSession, messages: Sequence[Message]) -> None:
 
 def news(kind: str, old: Row | None, new: Row) -> list[News]:
     """What the step of a row from `old` to `new` means to those outside; mostly nothing."""
-    match kind:
-        case "subscription":
-            return _subscription_news(old, new)
-        case "invoice":
-            return _invoice_news(old, new)
-        case "refund":
-            return _refund_news(old, new)
-        case "dispute":
-            return _dispute_news(old, new)
-        case _:
-            return []
+    tell = _NEWS.get(kind)
+    return [] if tell is None else tell(old, new)
 
 
 def _subscription_news(old: Row | None, new: Row) -> list[News]:
@@ -102,6 +93,27 @@ def _invoice_news(old: Row | None, new: Row) -> list[News]:
     return []
 
 
+def _intent_news(old: Row | None, new: Row) -> list[News]:
+    """Of a payment that was made for itself: an invoice, or the Checkout session it was made for, tells of its own."""
+    of_another = (new["order_reference"] or "").startswith(("in_", "cs_"))
+    if of_another or new["status"] != "succeeded" or (old is not None and old["status"] == "succeeded"):
+        return []
+    return [_received(new["stripe_id"], new["amount_received"], new["currency"])]
+
+
+def _session_news(old: Row | None, new: Row) -> list[News]:
+    """Of what is bought once, where Checkout makes no invoice of it."""
+    bought = new["mode"] == "payment" and new["payment_status"] == "paid" and new["invoice"] is None
+    if not bought or new["payment_intent"] is None or (old is not None and old["payment_status"] == "paid"):
+        return []
+    return [_received(new["payment_intent"], new["amount_total"], new["currency"])]
+
+
+def _received(payment_intent: str, amount: int, currency: str) -> News:
+    data = {"currency": currency, "amount_paid": amount, "payment_intent": payment_intent}
+    return News("payment.received", f"payment.received:{payment_intent}", data)
+
+
 _REFUND_STATES = {"succeeded": "payment.refunded", "failed": "payment.refund_failed"}
 
 
@@ -125,3 +137,13 @@ def _dispute_news(old: Row | None, new: Row) -> list[News]:
     if status in _DISPUTE_ENDS and (old is None or old["status"] not in _DISPUTE_ENDS):
         types.append("dispute.closed")
     return [News(type, f"{type}:{new['stripe_id']}", data) for type in types]
+
+
+_NEWS: Mapping[str, Callable[[Row | None, Row], list[News]]] = {
+    "subscription": _subscription_news,
+    "invoice": _invoice_news,
+    "payment_intent": _intent_news,
+    "checkout_session": _session_news,
+    "refund": _refund_news,
+    "dispute": _dispute_news,
+}

@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import models
 from app.provider.payment_objects import Charge, Dispute, PaymentIntent, Refund
 from app.services import customers, mirror
+from app.services.credits import settling
 from app.services.mirror import AsOf, Origin
 
 _INTENT_FIELDS = (
     *("livemode", "created", "amount", "amount_capturable", "amount_received", "currency", "status", "capture_method"),
     *("payment_method", "latest_charge", "description", "canceled_at", "cancellation_reason", "failure_code"),
-    "decline_code",
+    *("decline_code", "order_reference"),
 )
 _CHARGE_FIELDS = (
     *("livemode", "created", "amount", "amount_captured", "amount_refunded", "currency", "status", "captured"),
@@ -35,7 +36,10 @@ async def sync_intent(session: AsyncSession, intent: PaymentIntent, *, as_of: As
     A client secret is never stored.
     """
     values = intent_columns(intent, await _owner(session, intent.customer))
-    return await mirror.upsert(session, models.PaymentIntent, intent.id, values, as_of=as_of, origin=origin)
+    applied = await mirror.upsert(session, models.PaymentIntent, intent.id, values, as_of=as_of, origin=origin)
+    if applied:
+        await settling.follow_intent(session, intent, origin=origin)
+    return applied
 
 
 async def sync_charge(session: AsyncSession, charge: Charge, *, as_of: AsOf, origin: Origin) -> bool:
@@ -46,12 +50,18 @@ async def sync_charge(session: AsyncSession, charge: Charge, *, as_of: AsOf, ori
 async def sync_refund(session: AsyncSession, refund: Refund, *, as_of: AsOf, origin: Origin) -> bool:
     owner = await _owner(session, refund.customer) or await _payer(session, refund)
     values = refund_columns(refund, owner)
-    return await mirror.upsert(session, models.Refund, refund.id, values, as_of=as_of, origin=origin)
+    applied = await mirror.upsert(session, models.Refund, refund.id, values, as_of=as_of, origin=origin)
+    if applied:
+        await settling.follow_payment(session, refund.payment_intent, origin=origin)
+    return applied
 
 
 async def sync_dispute(session: AsyncSession, dispute: Dispute, *, as_of: AsOf, origin: Origin) -> bool:
     values = dispute_columns(dispute, await _payer(session, dispute))
-    return await mirror.upsert(session, models.Dispute, dispute.id, values, as_of=as_of, origin=origin)
+    applied = await mirror.upsert(session, models.Dispute, dispute.id, values, as_of=as_of, origin=origin)
+    if applied:
+        await settling.follow_payment(session, dispute.payment_intent, origin=origin)
+    return applied
 
 
 def intent_columns(intent: PaymentIntent, customer_id: UUID | None) -> dict[str, Any]:

@@ -108,7 +108,7 @@ async def create(
         metadata=metadata,
         idempotency_key=idempotency_key,
     )
-    return await _store_intent(session, provider, made, revision=NO_ROW, actor=actor)
+    return await store_intent(session, provider, made, revision=NO_ROW, actor=actor)
 
 
 async def confirm(
@@ -332,10 +332,10 @@ async def _change(
     """Make `call` at Stripe and store what it answers."""
     revision = (await _get_intent(session, id, user_id)).revision
     await release(session)
-    return await _store_intent(session, provider, await call(), revision=revision, actor=actor)
+    return await store_intent(session, provider, await call(), revision=revision, actor=actor)
 
 
-async def _store_intent(
+async def store_intent(
     session: AsyncSession,
     provider: PaymentProvider,
     shown: Snapshot[PaymentIntent],

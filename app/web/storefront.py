@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form, Header, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 from pydantic import BaseModel
@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from app.services import identity, inbox
+from app.services.credits.accounts import Identity
+from app.services.credits.charges import Charger, Order
 from app.settings import Settings
 from app.values import THREE_DECIMAL, ZERO_DECIMAL
 
@@ -58,6 +60,22 @@ class Arrival(BaseModel):
     """Unix seconds."""
     applied_after_ms: int | None
     """From receipt to applied; None while it waits."""
+
+
+class Answer(BaseModel):
+    """What the pretended product answers, and how many uses that left."""
+
+    answer: str
+    balance_after: int
+
+
+ANSWERS = (
+    "Yes, but ask again with fewer adverbs.",
+    "No. It was never about the ducks.",
+    "Only on Thursdays, and only in minor units.",
+    "The ledger knows. The ledger always knows.",
+    "Try switching it to double entry and on again.",
+)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -115,6 +133,22 @@ async def show_success(request: Request, settings: SettingsDep, visitor: Visitor
 @router.get("/billing")
 async def show_billing(request: Request, settings: SettingsDep, visitor: VisitorDep) -> Response:
     return _page(request, settings, "billing", visitor) if visitor else _go_home()
+
+
+@router.get("/credits")
+async def show_credits(request: Request, settings: SettingsDep, visitor: VisitorDep) -> Response:
+    return _page(request, settings, "credits", visitor) if visitor else _go_home()
+
+
+@router.post("/ask", dependencies=[Depends(_own_form)])
+async def ask(
+    request: Request, user: SignedInDep, idempotency_key: Annotated[str, Header(min_length=1, max_length=255)]
+) -> Answer:
+    """The product itself: what its backend does before it answers. Over HTTP that is `POST /charges`."""
+    charger: Charger = request.state.charger
+    who = Identity(user_id=user.id, email=user.email)
+    charged = await charger.charge(Order(identity=who, key=f"demo-{idempotency_key}", description="A question"))
+    return Answer(answer=ANSWERS[charged.id.int % len(ANSWERS)], balance_after=charged.balance_after)
 
 
 @router.post("/sign-in", dependencies=[Depends(_own_form)])
@@ -176,6 +210,7 @@ def _page(request: Request, settings: Settings, name: str, visitor: DemoUser | N
             "visitor": visitor,
             "demo_users": DEMO_USERS.values(),
             "api_prefix": settings.api_prefix,
+            "free_uses": request.state.catalog.credits.free_uses,
             "zero_decimal": sorted(ZERO_DECIMAL),
             "three_decimal": sorted(THREE_DECIMAL),
         },

@@ -8,6 +8,7 @@ from prometheus_client import start_http_server
 from app.db import create_engine, create_sessions
 from app.observability import configure_logging, registry
 from app.redis import create_redis
+from app.services.plans_file import load
 from app.settings import Settings
 from app.worker import runner
 from app.worker.provider import background_provider
@@ -26,10 +27,12 @@ async def work(settings: Settings) -> None:
         pool_size=settings.database_pool_size,
         pgbouncer=settings.database_pgbouncer,
     )
+    plans = load(settings.plans_file)
+    sessions = create_sessions(engine, credit_rules=lambda: plans.credits)
     redis = create_redis(settings.redis_url.get_secret_value())
     try:
         async with background_provider(settings, redis) as provider:
-            await runner.run(settings, sessions=create_sessions(engine), redis=redis, provider=provider, stop=stop)
+            await runner.run(settings, sessions=sessions, redis=redis, provider=provider, stop=stop)
     finally:
         await redis.aclose()
         await engine.dispose()

@@ -18,9 +18,10 @@ from app.provider.protocol import BillingProvider
 from app.services.catalog import Meter
 from app.services.event_effects import Ref
 from app.services.plans_file import load
+from app.services.reconcile import credits as prepaid
 from app.services.reconcile import differences, lists, missed, runs, usage
 from app.services.reconcile.differences import Finding
-from app.services.reconcile.lists import Place
+from app.services.reconcile.lists import Look, Place
 from app.services.reconcile.missed import WINDOW_SECONDS, Missed
 from app.services.reconcile.runs import BEAT_SECONDS, DONE, PHASES, Progress
 from app.settings import Settings
@@ -122,6 +123,8 @@ class Comparison:
             compared, then = await self._events(progress)
         elif progress.phase == "usage":
             compared, then = await self._usage(progress)
+        elif progress.phase == "credits":
+            compared, then = await self._credits(progress)
         else:
             compared, then = await self._page(progress)
         async with transaction(self.sessions) as session:
@@ -159,7 +162,9 @@ class Comparison:
         async with transaction(self.sessions) as session:
             found = await lists.look(session, self.provider, name, progress.place, since=self.run.since)
         await self._note_unreadable(found.unreadable)
+        unsold = await self._unsold(found)
         await self._settle(found.suspects)
+        await self._note_unsold(unsold)
         compared = len(found.shown) + len(found.unreadable)
         if found.next is not None:
             return compared, replace(progress, place=found.next)
@@ -173,6 +178,42 @@ class Comparison:
         if found.after is not None:
             return found.sums, replace(progress, place=Place(after=found.after))
         return found.sums, replace(progress, phase=_after("usage"), place=Place())
+
+    async def _credits(self, progress: Progress) -> tuple[int, Progress]:
+        async with transaction(self.sessions) as session:
+            found = await prepaid.compare(session, after=progress.place.after)
+            _count(await runs.record(session, self.run, found.findings))
+        if found.lagging:
+            await asyncio.sleep(self.patience)
+        for purchase_id in found.lagging:
+            async with transaction(self.sessions) as session:
+                repair_as = self.actor if self.run.repair else None
+                finding = await prepaid.examine(session, purchase_id, repair_as=repair_as)
+                _count(await runs.record(session, self.run, [] if finding is None else [finding]))
+        if found.after is not None:
+            return found.accounts, replace(progress, place=Place(after=found.after))
+        return found.accounts, replace(progress, phase=_after("credits"), place=Place())
+
+    async def _unsold(self, found: Look) -> Sequence[Finding]:
+        """Purchases that Stripe shows as paid and are not granted, though webhooks have had the time to arrive."""
+        intents = [snapshot.object for (name, _), snapshot in found.shown.items() if name == "payment_intent"]
+        findings: Sequence[Finding] = ()
+        for pause in (0, self.patience):
+            if intents:
+                await asyncio.sleep(pause)
+                async with transaction(self.sessions) as session:
+                    findings = await prepaid.unsold(session, intents, missed_in=self.run.id)
+            named = {finding.stripe_id for finding in findings}
+            intents = [intent for intent in intents if intent.id in named]
+        return findings
+
+    async def _note_unsold(self, findings: Sequence[Finding]) -> None:
+        """Once the payments' own rows are mended, which grants the purchases."""
+        async with transaction(self.sessions) as session:
+            for finding in findings:
+                mended = await prepaid.is_granted(session, finding)
+                if self.run.repair or not mended:  # else a webhook has come after all
+                    _count(await runs.record(session, self.run, [replace(finding, repaired=mended)]))
 
     async def _settle(self, suspects: Sequence[Ref]) -> None:
         if suspects:

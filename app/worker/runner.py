@@ -15,6 +15,7 @@ from app.services.plans_file import load
 from app.services.receiver import WAKE_CHANNEL
 from app.settings import Settings
 from app.worker.audit_heads import publish_heads
+from app.worker.credits import expire_grants, expire_holds
 from app.worker.dispatcher import Dispatcher
 from app.worker.erasing import finish_erasing
 from app.worker.housekeeping import announce_expiring_cards, keep_house
@@ -22,6 +23,7 @@ from app.worker.inbox import Inbox
 from app.worker.meters import Forwarder
 from app.worker.reconcile import watch_events, watch_objects
 from app.worker.replays import carry_out
+from app.worker.topups import TopupBuyer
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +32,13 @@ EXPIRING_CARDS_SECONDS = 6 * 3600.0
 AUDIT_SECONDS = 60.0
 BACKLOG_SECONDS = 10.0
 REPLAY_SECONDS = 2.0
+HOLDS_SECONDS = 1.0
+GRANTS_SECONDS = 10.0
 USAGE_SECONDS = 1.0
 USAGE_CARE_SECONDS = 60.0
 USAGE_SWEEP_SECONDS = 3600.0
+TOPUP_SECONDS = 1.0
+NEW_METHODS_SECONDS = 10.0
 RECONCILE_SECONDS = 60.0  # between two looks whether the schedule asks for something
 
 
@@ -41,7 +47,9 @@ async def run(
 ) -> None:
     """Work until `stop` is set, then finish what is under way."""
     inbox = Inbox(sessions=sessions, redis=redis, provider=provider, max_attempts=settings.event_max_attempts)
-    forwarder = Forwarder(sessions=sessions, provider=provider, catalog=load(settings.plans_file))
+    catalog = load(settings.plans_file)
+    forwarder = Forwarder(sessions=sessions, provider=provider, catalog=catalog)
+    topups = TopupBuyer(sessions=sessions, provider=provider, catalog=catalog)
     wake = asyncio.Event()
     loops = [
         Dispatcher(
@@ -53,9 +61,13 @@ async def run(
         _every(AUDIT_SECONDS, partial(publish_heads, sessions)),
         _every(BACKLOG_SECONDS, inbox.measure_backlog),
         _every(REPLAY_SECONDS, partial(carry_out, sessions, livemode=settings.livemode)),
+        _every(HOLDS_SECONDS, partial(expire_holds, sessions, catalog.credits)),
+        _every(GRANTS_SECONDS, partial(expire_grants, sessions, catalog.credits)),
         _every(USAGE_SECONDS, forwarder.send_due),
         _every(USAGE_CARE_SECONDS, forwarder.take_care),
         _every(USAGE_SWEEP_SECONDS, forwarder.sweep),
+        _every(TOPUP_SECONDS, topups.buy_due),
+        _every(NEW_METHODS_SECONDS, topups.notice_new_methods),
         _every(RECONCILE_SECONDS, partial(watch_events, settings, sessions=sessions, provider=provider)),
         _every(RECONCILE_SECONDS, partial(watch_objects, settings, sessions=sessions, provider=provider)),
     ]

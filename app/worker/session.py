@@ -7,6 +7,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Sessions, create_engine, create_sessions, transaction
+from app.services.plans_file import load
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -16,7 +17,8 @@ T = TypeVar("T")
 async def connected(settings: Settings) -> AsyncIterator[Sessions]:
     engine = create_engine(settings.database_url.get_secret_value(), pool_size=1, pgbouncer=settings.database_pgbouncer)
     try:
-        yield create_sessions(engine)
+        # Few verbs ever want to know, and the others must not need the file.
+        yield create_sessions(engine, credit_rules=lambda: load(settings.plans_file).credits)
     finally:
         await engine.dispose()
 

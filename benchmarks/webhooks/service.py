@@ -60,10 +60,12 @@ def environment(*, database_url: str, redis_url: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(rung: str, place: Place, *, profile: Path | None = None) -> Iterator[Service]:
+def running(
+    rung: str, place: Place, *, profile: Path | None = None, commands: Mapping[str, tuple[str, ...]] = COMMANDS
+) -> Iterator[Service]:
     """The rung's process, once it answers; with `profile` it runs under cProfile, which writes that file at the end."""
     port = _free_port()
-    command = [part.format(port=port) for part in COMMANDS[rung]]
+    command = [part.format(port=port) for part in commands[rung]]
     profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
     with place.log.open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command

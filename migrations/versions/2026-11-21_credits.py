@@ -97,7 +97,9 @@ def upgrade() -> None:
         sa.Column("balance_after", sa.BigInteger(), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
-            "source IN ('free', 'paid', 'held', 'owed', 'issued', 'consumed', 'expired', 'revoked') AND destination IN ('free', 'paid', 'held', 'owed', 'issued', 'consumed', 'expired', 'revoked') AND (source IN ('free', 'paid', 'held', 'owed') OR destination IN ('free', 'paid', 'held', 'owed'))",
+            "source IN ('free', 'paid', 'held', 'owed', 'issued', 'consumed', 'expired', 'revoked')"
+            " AND destination IN ('free', 'paid', 'held', 'owed', 'issued', 'consumed', 'expired', 'revoked')"
+            " AND (source IN ('free', 'paid', 'held', 'owed') OR destination IN ('free', 'paid', 'held', 'owed'))",
             name=op.f("ck_credit_transfers_books"),
         ),
         sa.CheckConstraint("amount > 0 AND source <> destination", name=op.f("ck_credit_transfers_amount")),
@@ -191,10 +193,10 @@ def upgrade() -> None:
         "credit_topups",
         sa.Column("account_id", sa.Uuid(), nullable=False),
         sa.Column("pack", sa.Text(), nullable=False),
-        sa.Column("threshold", sa.BigInteger(), nullable=False),
+        sa.Column("threshold", sa.BigInteger(), nullable=True),
         sa.Column("due_at", sa.BigInteger(), nullable=True),
         sa.Column("failures", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("declined_with", sa.Text(), nullable=True),
+        sa.Column("payment_method", sa.Text(), nullable=True),
         sa.Column("failure_code", sa.Text(), nullable=True),
         sa.Column("purchase_id", sa.Uuid(), nullable=True),
         sa.CheckConstraint("threshold >= 0 AND failures >= 0", name=op.f("ck_credit_topups_threshold")),
@@ -205,6 +207,13 @@ def upgrade() -> None:
             ["purchase_id"], ["credit_purchases.id"], name=op.f("fk_credit_topups_purchase_id_credit_purchases")
         ),
         sa.PrimaryKeyConstraint("account_id", name=op.f("pk_credit_topups")),
+    )
+    op.create_index(
+        "ix_credit_topups_declined",
+        "credit_topups",
+        ["account_id"],
+        unique=False,
+        postgresql_where=sa.text("failures > 0"),
     )
     op.create_index(
         "ix_credit_topups_due_at",
@@ -230,6 +239,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_credit_topups_declined", table_name="credit_topups", postgresql_where=sa.text("failures > 0"))
     op.drop_index("ix_credit_topups_due_at", table_name="credit_topups", postgresql_where=sa.text("due_at IS NOT NULL"))
     op.drop_table("credit_topups")
     op.drop_index("ix_credit_grants_open", table_name="credit_grants", postgresql_where=sa.text("open"))

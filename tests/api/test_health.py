@@ -1,16 +1,23 @@
 """Health, readiness and metrics."""
 
+import asyncio
+
 import httpx
 import pytest
 from pydantic import SecretStr
 from serving import API, PROBLEM, Bearer, bearer, serving
 from sqlalchemy import text
 
-from app.db import Sessions
+from app.api import health
+from app.db import Sessions, transaction
 from app.embedded import start_valkey
 from app.main import create_app
 from app.provider.protocol import BillingProvider
+from app.services.catalog import Credits
+from app.services.credits import accounts
+from app.services.credits.accounts import Identity
 from app.settings import Settings
+from app.values import unix_now
 
 
 async def test_everything_there_is_ready(client: httpx.AsyncClient) -> None:
@@ -59,6 +66,41 @@ async def test_a_newer_release_s_schema_does_not_put_this_one_out_of_service(
     async with sessions.begin() as session:
         await session.execute(text("UPDATE alembic_version SET version_num = 'of the next release'"))
     assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.fixture
+async def hers(sessions: Sessions) -> None:
+    """Ada has an account of prepaid credits."""
+    async with transaction(sessions) as session:
+        await accounts.ensure(session, Credits(), Identity(user_id="ada"), unix_now())
+
+
+@pytest.mark.usefixtures("hers")
+async def test_a_deep_look_finds_wrong_books(client: httpx.AsyncClient, sessions: Sessions) -> None:
+    for path, seen in (("/readyz?deep=1", {"credits": "ok"}), ("/readyz?deep=0", {})):
+        response = await client.get(path)
+        whole = {"status": "ok", "version": "0.1.0", "postgres": "ok", "redis": "ok", **seen}
+        assert (response.status_code, response.json()) == (200, whole)
+    async with sessions.begin() as session:
+        await session.execute(text("UPDATE credit_accounts SET used = 1"))
+    response = await client.get("/readyz?deep=1")
+    assert (response.status_code, response.json()["code"]) == (503, "credits_inconsistent")
+    assert "(consumed, for one)" in response.json()["detail"]
+    assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.usefixtures("hers")
+async def test_a_deep_look_that_would_last_is_given_up(
+    client: httpx.AsyncClient, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "DEEP_SECONDS", 1)
+    async with sessions.begin() as session:
+        await session.execute(text("LOCK TABLE credit_transfers IN ACCESS EXCLUSIVE MODE"))
+        first, second = await asyncio.gather(client.get("/readyz?deep=1"), client.get("/readyz?deep=1"))
+    for response in (first, second):
+        assert response.status_code == 200
+        assert (response.json()["status"], response.json()["credits"]) == ("degraded", "unchecked")
+    assert (await client.get("/readyz?deep=1")).json()["credits"] == "ok"
 
 
 async def test_metrics_count_by_route_and_never_by_path(client: httpx.AsyncClient, ada: Bearer) -> None:

@@ -1,12 +1,15 @@
 """How much and how often: bodies and rates."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
+from redis.asyncio import Redis
 from serving import API, PROBLEM, Bearer, CreateKey, serving
 
+from app.api.ratelimit import PREFIX, WINDOW_SECONDS, RateLimiter
 from app.embedded import start_valkey
 from app.main import create_app
 from app.provider.protocol import BillingProvider
@@ -48,6 +51,46 @@ async def test_one_callers_haste_costs_no_other(limited: httpx.AsyncClient, ada:
     assert response.status_code == 429
     assert (await limited.get(f"{API}/plans", headers=grace)).status_code == 200
     assert (await limited.get(f"{API}/plans")).status_code == 200
+
+
+async def test_what_was_asked_before_fades(limited: httpx.AsyncClient, redis: Redis, ada: Bearer) -> None:
+    async def ask(*, later: float) -> tuple[int, str, int]:
+        """With the window moved back by so many seconds."""
+        if later:
+            began = float(await redis.hget(f"{PREFIX}user:ada", "began") or 0)
+            await redis.hset(f"{PREFIX}user:ada", "began", str(began - later))
+        response = await limited.get(f"{API}/plans", headers=ada)
+        left, _, reset = response.headers["ratelimit"].removeprefix('"default";r=').partition(";t=")
+        return response.status_code, left, int(reset)
+
+    for left in reversed(range(LIMIT)):
+        assert (await ask(later=0))[:2] == (200, str(left))
+    status, _, reset = await ask(later=40)
+    assert (status, reset <= 20) == (429, True)
+    # Nearly 30 seconds of the window before still count: two of its five.
+    status, left_over, reset = await ask(later=50)
+    assert (status, left_over) == (200, "2")
+    assert 0 < reset <= 12
+    assert (await ask(later=150))[:2] == (200, str(LIMIT - 1))
+    assert 0 < await redis.ttl(f"{PREFIX}user:ada") <= 2 * WINDOW_SECONDS
+
+
+async def test_of_many_at_once_as_many_are_allowed_as_of_one_by_one(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = RateLimiter(redis, per_minute=LIMIT, per_minute_for_keys=100)
+    given_up = limiter.count("user:ada")
+    given_up.cancel()
+    windows = await asyncio.gather(*(limiter.count("user:ada") for _ in range(20)))
+    assert sum(window is not None and window.allowed for window in windows) == LIMIT - 1
+    others = await asyncio.gather(*(limiter.count(caller) for caller in ("user:grace", "key:1", "key:1")))
+    assert [(window.allowed, window.limit, window.remaining) for window in others if window] == [
+        *((True, LIMIT, LIMIT - 1), (True, 100, 98), (True, 100, 98))
+    ]
+    # Whatever becomes of Redis, nobody waits for ever.
+    monkeypatch.setattr(redis.connection_pool, "get_connection", None)
+    assert await asyncio.gather(*(limiter.count("user:ada") for _ in range(3))) == [None] * 3
+    assert await limiter.count("user:grace") is None
 
 
 async def test_guessing_tokens_is_limited_by_address(limited: httpx.AsyncClient) -> None:

@@ -34,6 +34,23 @@ async def test_no_route_lets_one_user_speak_for_another(client: httpx.AsyncClien
     assert tried >= 11
 
 
+async def test_no_body_lets_one_user_speak_for_another(client: httpx.AsyncClient, grace: Bearer) -> None:
+    document = openapi_document()
+    tried = set()
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if "user_id" not in document["components"]["schemas"].get(name, {}).get("properties", {}):
+                continue
+            headers = grace | {"Idempotency-Key": f"{method} {path}".replace(" ", "")}
+            response = await client.request(method.upper(), path, json={"user_id": "ada"}, headers=headers)
+            refused = {(404, "user_not_found"), (403, "permission_denied")}
+            assert (response.status_code, response.json()["code"]) in refused, (method, path)
+            tried.add(path)
+    assert tried >= {f"{API}/credits/check", f"{API}/charges"}
+
+
 async def test_a_check_for_another_customer_finds_nobody(client: httpx.AsyncClient, grace: Bearer) -> None:
     body = {"feature": "sso", "customer": "ada"}
     assert (await client.post(f"{API}/entitlements/check", json=body, headers=grace)).status_code == 404

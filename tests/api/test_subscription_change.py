@@ -321,6 +321,23 @@ async def test_a_declined_upgrade_with_a_promotion_code_is_not_made_and_can_be_t
     )
 
 
+async def test_a_declined_upgrade_leaves_the_downgrade_that_was_scheduled(buyer: Caller, account: Account) -> None:
+    with account.sandbox.changing():
+        coupon = coupons.create(account.sandbox, {"percent_off": 50, "duration": "forever"})
+        promotion_codes.create(
+            account.sandbox, {"promotion": {"type": "coupon", "coupon": coupon["id"]}, "code": "HALF"}
+        )
+    await buyer.done("/subscription/change", {"plan": "basic", "at": "period_end"})
+    coming = (await buyer.get("/subscription"))["scheduled_change"]
+    pay_with(account.sandbox, "pm_card_chargeCustomerFail")
+    shown = await buyer.preview(plan="enterprise", promotion_code="HALF")
+    body = {"preview_id": shown["preview_id"]}
+    assert await buyer.refusal("/subscription/change", body) == (402, "payment_failed")
+    await tell(account)
+    held = await buyer.get("/subscription")
+    assert (held["plan"], held["scheduled_change"]) == ("pro", coming)
+
+
 @pytest.mark.parametrize(
     ("wish", "status", "code"),
     [

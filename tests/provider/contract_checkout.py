@@ -1,7 +1,7 @@
 """Checkout and the portal: what the provider sends."""
 
 from provider.contract import Case, case
-from provider.contract_data import CHECKOUT, PORTAL, PORTAL_CALL, SESSION
+from provider.contract_data import CHECKOUT, PACK_CHECKOUT, PORTAL, PORTAL_CALL, SESSION
 from stripe.params import billing_portal, checkout
 
 CASES: dict[str, Case] = {
@@ -38,6 +38,47 @@ CASES: dict[str, Case] = {
             "success_url": "https://shop.example/done?session={CHECKOUT_SESSION_ID}",
             "cancel_url": "https://shop.example/no",
             "allow_promotion_codes": "true",
+        },
+        checkout.SessionCreateParams,
+    ),
+    "create_payment_session": case(
+        lambda p: p.create_payment_session(**PACK_CHECKOUT),
+        SESSION,
+        "POST /v1/checkout/sessions",
+        {
+            "mode": "payment",
+            "customer": "cus_Qabc",
+            "line_items[0][price]": "price_1Qabc",
+            "line_items[0][quantity]": "1",
+            "success_url": "https://shop.example/done",
+            "cancel_url": "https://shop.example/no",
+            "client_reference_id": "demo-1",
+            "metadata[order]": "7",
+            "payment_intent_data[metadata][order]": "7",
+            "payment_intent_data[description]": "Starter",
+            "payment_intent_data[setup_future_usage]": "off_session",
+        },
+        checkout.SessionCreateParams,
+    ),
+    "create_payment_session, the least": case(
+        lambda p: p.create_payment_session(
+            **{
+                **PACK_CHECKOUT,
+                "cancel_url": None,
+                "client_reference_id": None,
+                "description": None,
+                "setup_future_usage": None,
+                "metadata": {},
+            }
+        ),
+        SESSION,
+        "POST /v1/checkout/sessions",
+        {
+            "mode": "payment",
+            "customer": "cus_Qabc",
+            "line_items[0][price]": "price_1Qabc",
+            "line_items[0][quantity]": "1",
+            "success_url": "https://shop.example/done",
         },
         checkout.SessionCreateParams,
     ),

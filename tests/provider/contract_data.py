@@ -74,6 +74,17 @@ CHECKOUT: dict[str, Any] = {
     "metadata": {"user_id": "demo-1"},
     "idempotency_key": "k-1",
 }
+PACK_CHECKOUT: dict[str, Any] = {
+    "customer": "cus_Qabc",
+    "price": "price_1Qabc",
+    "success_url": "https://shop.example/done",
+    "cancel_url": "https://shop.example/no",
+    "client_reference_id": "demo-1",
+    "description": "Starter",
+    "setup_future_usage": "off_session",
+    "metadata": {"order": "7"},
+    "idempotency_key": "k-1",
+}
 PORTAL_CALL: dict[str, Any] = {
     "customer": "cus_Qabc",
     "return_url": "https://shop.example/",

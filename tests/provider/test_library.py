@@ -27,6 +27,8 @@ from app.provider.invoice_objects import LineWish
 from app.provider.stripe import StripeProvider
 from app.provider.subscription_objects import ItemWish
 from app.sandbox.app import create_sandbox
+from app.sandbox.cards import Card
+from app.sandbox.checkout import Paid, pay
 from app.sandbox.resources import coupons, credit_notes, promotion_codes
 from app.sandbox.sandbox import Sandbox
 
@@ -90,7 +92,7 @@ async def test_every_operation_does_its_work_on_the_sandbox(stripe: Used, sandbo
     customer = await customers(stripe)
     price, yearly, pack = await catalogue(stripe)
     await meters(stripe, sandbox, customer, clock)
-    await checkouts(stripe, sandbox, customer, price)
+    await checkouts(stripe, sandbox, customer, price, pack)
     await cards(stripe, customer)
     await subscriptions(stripe, sandbox, customer, price, yearly)
     await promotion_code(stripe, sandbox)
@@ -186,7 +188,7 @@ async def meters(stripe: Used, sandbox: Sandbox, customer: str, clock: Clock) ->
     assert [error.identifiers for error in report.errors] == [["u-3"]]
 
 
-async def checkouts(stripe: Used, sandbox: Sandbox, customer: str, price: str) -> None:
+async def checkouts(stripe: Used, sandbox: Sandbox, customer: str, price: str, pack: str) -> None:
     session = await stripe.create_subscription_session(
         customer=customer,
         price=price,
@@ -201,6 +203,23 @@ async def checkouts(stripe: Used, sandbox: Sandbox, customer: str, price: str) -
     )
     assert (await stripe.retrieve_checkout_session(session.object.id)).object.status == "open"
     assert (await stripe.expire_checkout_session(session.object.id)).object.status == "expired"
+    once = await stripe.create_payment_session(
+        customer=customer,
+        price=pack,
+        success_url="https://app.example/done",
+        cancel_url=None,
+        client_reference_id=None,
+        description="Pack of five",
+        setup_future_usage="off_session",
+        metadata={"order": "7"},
+        **key(),
+    )
+    paid = pay(sandbox, once.object.id, Card("4242424242424242", 12, 2040, "123"))
+    assert isinstance(paid, Paid)
+    done = await stripe.retrieve_checkout_session(once.object.id)
+    assert (done.object.mode, done.object.amount_total, done.object.payment_status) == ("payment", 500, "paid")
+    intent = await stripe.retrieve_payment_intent(str(done.object.payment_intent))
+    assert (intent.object.metadata, intent.object.setup_future_usage) == ({"order": "7"}, "off_session")
     url = await stripe.create_portal_session(
         customer=customer, return_url="https://app.example/", flow=None, subscription=None
     )

@@ -17,7 +17,7 @@ from app.services import plans_apply
 from app.services.catalog import Catalog, Meter
 from app.services.plans_apply import Change
 
-MADE = ["billhook_basic", "billhook_enterprise", "billhook_pro", "billhook_starter"]
+MADE = ["billhook_basic", "billhook_enterprise", "billhook_pro", "billhook_starter", "billhook_studio"]
 
 
 def changed(plans: Catalog, key: str, **fields: Any) -> Catalog:
@@ -74,7 +74,7 @@ async def test_an_account_that_has_nothing_is_given_everything(provider: StripeP
         ("product", "billhook_basic"),
         ("price", "billhook_basic"),
     ]
-    assert len(found) == 9
+    assert len(found) == 11
 
 
 async def test_a_diff_says_what_differs_and_changes_nothing(account: Account) -> None:
@@ -209,7 +209,7 @@ async def test_two_who_apply_at_once_make_everything_once(account: Account) -> N
     await asyncio.gather(*(apply(account) for _ in range(4)))
     assert await told(account) == [("archive", "price", (await old_prices(account))[0])]
     assert len(await old_prices(account)) == 1
-    assert len(account.sandbox.rows("product")) == 5
+    assert len(account.sandbox.rows("product")) == 6
     assert len(account.sandbox.rows("billing.meter")) == 2
     assert sorted(p["lookup_key"] or "" for p in account.sandbox.rows("price")) == sorted(
         ["", *MADE, "billhook_gold", "billhook_gold.year", "billhook_pro.year"]

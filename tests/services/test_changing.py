@@ -12,7 +12,7 @@ from billing import ADA, Account
 from redis.asyncio import Redis
 from sqlalchemy import update
 from starlette.applications import Starlette
-from subscribing import DAY
+from subscribing import DAY, pay_with
 from typing_extensions import override
 
 from app import models
@@ -20,7 +20,7 @@ from app.db import transaction
 from app.errors import BillingError, ConflictError, UnavailableError
 from app.provider.stripe import StripeProvider
 from app.provider.subscription_protocol import ProrationBehavior
-from app.sandbox.resources import customers, payment_methods, subscriptions, test_clocks
+from app.sandbox.resources import coupons, customers, payment_methods, promotion_codes, subscriptions, test_clocks
 from app.sandbox.sandbox import Sandbox
 from app.services.catalog import Plan
 from app.services.subscriptions import changing, previews, reading
@@ -80,6 +80,14 @@ async def show(account: Account, *, proration: ProrationBehavior = "always_invoi
         mine = await reading.own_live(session, ADA.user_id, None)
         return await changing.preview(
             session, account.provider, account.plans, mine, asked, proration=proration, at="now"
+        )
+
+
+async def schedule(account: Account, **wish: Any) -> None:
+    async with transaction(account.sessions) as session:
+        mine = await reading.own_live(session, ADA.user_id, None)
+        await changing.at_period_end(
+            session, account.provider, account.plans, mine, Wish(**wish), idempotency_key="later", actor="user:demo-1"
         )
 
 
@@ -174,6 +182,79 @@ async def test_whoever_never_came_back_holds_up_nobody_for_long(
     assert (done.subscription.quantity, done.invoice and done.invoice.amount_due) == (3, other.amount_due)
     # The first one comes back after all, and finds that it is too late.
     assert await refusal(bought, shown.id, key="once") == "preview_stale"
+
+
+async def test_a_request_that_died_between_letting_go_of_a_downgrade_and_the_upgrade_goes_on(
+    bought: Account, far: StripeProvider, wire: Wire
+) -> None:
+    await schedule(bought, plan="basic")
+    shown = (await show(bought)).preview
+    wire.before = lost
+    with pytest.raises(UnavailableError):
+        await confirm(bought, shown.id, key="once", provider=far)
+    await bought.deliver_and_process(bought.events())
+    [row] = await bought.all(models.Subscription)
+    assert (row.plan, row.schedule) == ("pro", None)
+    done = await confirm(bought, shown.id, key="once", provider=far)
+    assert (done.subscription.plan, done.invoice and done.invoice.amount_due) == ("enterprise", shown.amount_due)
+    assert len(bought.sandbox.rows("invoice")) == 2
+
+
+async def test_somebody_else_s_change_that_waits_is_not_taken_for_this_one(
+    bought: Account, far: StripeProvider, wire: Wire
+) -> None:
+    shown = (await show(bought)).preview
+    wire.before = lost
+    with pytest.raises(UnavailableError):
+        await confirm(bought, shown.id, key="once", provider=far)
+    pay_with(bought.sandbox, "pm_card_chargeCustomerFail")
+    [row] = bought.sandbox.rows("subscription")
+    items = [{"id": row["items"]["data"][0]["id"], "quantity": 7}]
+    wish = {"proration_behavior": "always_invoice", "payment_behavior": "pending_if_incomplete"}
+    with bought.sandbox.changing():
+        subscriptions.update(bought.sandbox, {"items": items, **wish}, row["id"])
+    assert row["pending_update"] is not None
+    assert await refusal(bought, shown.id, key="once", provider=far) == "preview_stale"
+
+
+async def test_one_s_own_change_that_waits_is_found_by_the_same_request(
+    bought: Account, far: StripeProvider, wire: Wire
+) -> None:
+    pay_with(bought.sandbox, "pm_card_chargeCustomerFail")
+    shown = (await show(bought)).preview
+    wire.after = lost
+    with pytest.raises(UnavailableError):
+        await confirm(bought, shown.id, key="once", provider=far)
+    done = await confirm(bought, shown.id, key="once", provider=far)
+    assert (done.subscription.plan, done.subscription.pending_update_expires_at is None) == ("pro", False)
+    assert (done.invoice and done.invoice.amount_due, done.client_secret is None) == (shown.amount_due, False)
+    assert wire.changes == 1
+
+
+async def test_a_discount_alone_is_made_only_where_it_is_there(
+    bought: Account, far: StripeProvider, wire: Wire
+) -> None:
+    with bought.sandbox.changing():
+        coupon = coupons.create(bought.sandbox, {"percent_off": 50, "duration": "forever"})
+        code = {"promotion": {"type": "coupon", "coupon": coupon["id"]}, "code": "HALF"}
+        promotion_codes.create(bought.sandbox, code)
+    shown = (await show(bought, promotion_code="HALF")).preview
+    wire.before = lost
+    with pytest.raises(UnavailableError):
+        await confirm(bought, shown.id, key="once", provider=far)
+    [row] = bought.sandbox.rows("subscription")
+    with bought.sandbox.changing():
+        subscriptions.update(bought.sandbox, {"cancel_at_period_end": True}, row["id"])
+    assert await refusal(bought, shown.id, key="once", provider=far) == "preview_stale"
+    assert row["discounts"] == []
+
+    again = (await show(bought, promotion_code="HALF")).preview
+    wire.after = lost
+    with pytest.raises(UnavailableError):
+        await confirm(bought, again.id, key="again", provider=far)
+    done = await confirm(bought, again.id, key="again", provider=far)
+    assert done.subscription.plan == "pro"
+    assert len(row["discounts"]) == 1
 
 
 async def test_webhooks_that_overtake_the_answer_change_nothing(

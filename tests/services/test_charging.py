@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select, text
@@ -264,7 +264,64 @@ async def test_a_debt_blocks_and_the_next_uses_settle_it(charger: Charger, sessi
     ]
 
 
-async def buy(sessions: Sessions, uses: int) -> object:
+async def test_what_is_restored_leaves_room_for_what_is_held(charger: Charger, sessions: Sessions) -> None:
+    """A capture can't fail, also where a debt was settled by another grant before the dispute was won."""
+    purchase_id = await buy(sessions, 20)
+    held = await charger.charge(order(quantity=13, hold=True))  # three free, ten of the pack
+    async with transaction(sessions) as session:
+        book = await open_book(session, RULES, unix_now(), user_id="ada")
+        assert book is not None
+        await book.claw_back(20, purchase_id=purchase_id)
+        await book.close()
+    assert (await account(sessions)).owed == 10
+    await grant(sessions, 10)
+    async with transaction(sessions) as session:
+        book = await open_book(session, RULES, unix_now(), user_id="ada")
+        assert book is not None
+        await book.restore(20, purchase_id=purchase_id)
+        await book.close()
+    assert await available(sessions) == 20
+    await grant(sessions, 1, expires_at=unix_now() + 1000)  # whose turn is before the pack's
+    async with transaction(sessions) as session:
+        await holds.capture(session, RULES, charge_id=held.id, quantity=5, now=unix_now())
+    found = await account(sessions)
+    assert (found.paid, found.held, found.used) == (29, 0, 5)
+
+
+async def test_who_is_refused_gets_no_account(charger: Charger, sessions: Sessions) -> None:
+    with pytest.raises(InsufficientCreditsError) as refusal:
+        await charger.charge(order(quantity=4))
+    assert refusal.value.balance.account_id is None
+    assert refusal.value.balance.available == 3
+    async with sessions() as session:
+        assert await accounts.find(session, user_id="ada") is None
+
+
+async def test_two_who_sell_to_one_account_at_once_wait_for_each_other_and_no_longer(sessions: Sessions) -> None:
+    """A row that refers to the account holds up nobody who opens its books: or two of these would be a deadlock."""
+    await grant(sessions, 1)
+    account_id = (await account(sessions)).id
+    both = asyncio.Barrier(2)
+
+    async def sell() -> None:
+        async with transaction(sessions) as session:
+            await session.execute(
+                text("""INSERT INTO credit_purchases (id, account_id, mode, status, pack, uses, amount, currency,
+                                                      created)
+                        VALUES (:id, :account, 'checkout', 'pending', 'starter', 20, 500, 'usd', 0)"""),
+                {"id": uuid4(), "account": account_id},
+            )
+            await both.wait()
+            book = await open_book(session, RULES, unix_now(), account_id=account_id)
+            assert book is not None
+            book.grant(20)
+            await book.close()
+
+    await asyncio.gather(sell(), sell())
+    assert await available(sessions) == 44
+
+
+async def buy(sessions: Sessions, uses: int) -> UUID:
     async with transaction(sessions) as session:
         book, _ = await accounts.open_or_create(session, RULES, Identity(user_id="ada"), unix_now())
         purchase_id = uuid4()

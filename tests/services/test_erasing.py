@@ -450,7 +450,7 @@ def test_every_column_that_names_a_user_is_thought_of() -> None:
         for column in table.columns
         if column.name in {"user_id", "subject"}
     }
-    elsewhere = {"customers.user_id", "idempotency_keys.user_id"}
+    elsewhere = {"customers.user_id", "idempotency_keys.user_id", "credit_accounts.user_id"}
     of_objects = {"audit_log.subject", "outbox.subject"}  # ids of Stripe's
     assert named == elsewhere | of_objects | {str(column) for column in forgetting.NAMING}
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from billing import STRIPE, Account
+from billing import STRIPE, URLS, Account, card
 from comparing import Interfered, causes, compare
 from sqlalchemy import func, select, update
 
 from app import models
 from app.db import transaction
 from app.errors import UnavailableError
-from app.sandbox.resources import customers, disputes, payment_intents, refunds
+from app.sandbox import checkout as hosted
+from app.sandbox.resources import checkout_sessions, customers, disputes, payment_intents, refunds
 from app.services import payment_rows, payments
 from app.services.mirror import NO_ROW, AsOf
 from app.worker.backfill import sync
@@ -78,6 +79,55 @@ async def test_a_payment_and_its_refunds_are_followed(account: Account) -> None:
         False,
     )
     assert await outbox(account, "payment.refund") == [("payment.refunded", given_back["id"])]
+
+
+async def test_a_payment_is_announced_once_whatever_it_is_for(account: Account) -> None:
+    customer = await customer_of(account)
+    [invoice] = account.sandbox.rows("invoice")
+    assert await outbox(account, "payment.received") == [("payment.received", invoice["id"])]
+    pay(account, customer=customer, currency="jpy")
+    *_, alone = account.sandbox.rows("payment_intent")
+    with account.sandbox.changing():
+        sold = {"price_data": {"currency": "kwd", "unit_amount": 9990, "product_data": {"name": "Pack"}}, "quantity": 1}
+        session = checkout_sessions.create(
+            account.sandbox, {"mode": "payment", "customer": customer, "line_items": [sold], **URLS}
+        )
+    hosted.pay(account.sandbox, session["id"], card())
+    news = account.events() * 2
+    random.Random(7).shuffle(news)  # noqa: S311 - an order, not a secret
+    for event in news:
+        await account.deliver_and_process([event])
+    told = [row for row in await account.all(models.OutboxMessage) if row.type == "payment.received"]
+    bought = account.sandbox.get("checkout.session", session["id"])["payment_intent"]
+    assert {row.subject: (row.key, row.data["amount_paid"], row.data["currency"]) for row in told} == {
+        invoice["id"]: (f"payment.received:{invoice['id']}", 9900, "usd"),
+        alone["id"]: (f"payment.received:{alone['id']}", 6500, "jpy"),
+        session["id"]: (f"payment.received:{bought}", 9990, "kwd"),
+    }
+    ada = await one(account, models.Customer, customer)
+    assert {row.customer_id for row in told} == {ada.id}
+    assert len(told) == 3
+
+
+async def test_a_payment_is_announced_when_it_is_collected_and_not_before(account: Account) -> None:
+    charge = pay(account, customer=await customer_of(account), capture_method="manual")
+    await account.deliver_and_process(account.events())
+    row = await one(account, models.Charge, charge)
+    assert ("payment.received", row.payment_intent) not in await outbox(account, "payment.received")
+    async with transaction(account.sessions) as session:
+        await payments.capture(
+            session,
+            account.provider,
+            id=row.payment_intent,
+            user_id=None,
+            amount=2500,
+            idempotency_key="capture",
+            actor="service",
+        )
+    await account.deliver_and_process(account.events())
+    told = await account.all(models.OutboxMessage)
+    [received] = [message for message in told if message.subject == row.payment_intent]
+    assert (received.type, received.data["amount_paid"]) == ("payment.received", 2500)
 
 
 async def test_no_client_secret_and_no_link_is_kept_for_ever(account: Account) -> None:

@@ -21,6 +21,8 @@ from app.sandbox import checkout as hosted
 from app.sandbox.resources import customers as sandbox_customers
 from app.services import customers, invoices
 from app.services.mirror import AsOf
+from app.services.subscriptions import creating
+from app.services.subscriptions.creating import NewItem, NewSubscription
 from app.worker.inbox import Inbox
 
 
@@ -204,3 +206,30 @@ async def test_an_event_of_a_type_no_longer_handled_dies_alone(account: Account)
     assert states.pop("payment_method.enchanted") == "dead"
     assert set(states.values()) == {"processed"}
     assert [found.status for found in await account.all(models.Subscription)] == ["active"]
+
+
+async def test_a_trial_whose_answer_got_lost_is_found_by_the_same_request_alone(account: Account) -> None:
+    await account.apply_plans()
+    trial = NewSubscription(items=[NewItem(plan="pro")], trial_days=7)
+
+    async def subscribe(key: str) -> str:
+        async with account.sessions() as session:
+            made = await creating.create(
+                session,
+                account.provider,
+                account.plans,
+                trial,
+                user_id=ADA.user_id,
+                customer=None,
+                idempotency_key=key,
+                actor="service",
+            )
+            return made.subscription.stripe_id  # the process dies here: nothing is committed
+
+    first = await subscribe("once")
+    await account.deliver_and_process(account.events())
+    assert await subscribe("once") == first
+    with pytest.raises(ConflictError) as refused:
+        await subscribe("twice")
+    assert refused.value.code == "trial_used"
+    assert len(account.sandbox.rows("subscription")) == 1

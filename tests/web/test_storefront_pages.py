@@ -13,7 +13,7 @@ async def each_page(visit: Visit) -> Sequence[str]:
     """Findings over every page, signed out and signed in."""
     findings = await look(visit, "")
     await visit.sign_in("Grace")
-    for path in ("", "/billing", "/success?session_id=cs_test_unknown"):
+    for path in ("", "/credits", "/billing", "/success?session_id=cs_test_unknown"):
         findings += await look(visit, path)
     return findings
 

@@ -52,6 +52,7 @@ def map_subscription(data: Mapping[str, Any]) -> Subscription:
         schedule=maybe(ref, data.get("schedule")),
         discounts=_discounts(data.get("discounts")),
         pending_update_expires_at=maybe(time, within(data, "pending_update", "expires_at")),
+        pending_items=_pending_items(data),
         metadata=metadata(data.get("metadata")),
         livemode=flag(data.get("livemode")),
         created=time(data.get("created")),
@@ -63,6 +64,11 @@ def _discounts(value: Any) -> list[str]:
     if not isinstance(value, list | None):
         raise UnreadableError("not a list")
     return [ref(discount) for discount in value or []]
+
+
+def _pending_items(data: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:
+    pending = rows({"data": within(data, "pending_update", "subscription_items") or []})
+    return tuple((word(item.get("id")), ref(item.get("price")), integer(item.get("quantity") or 0)) for item in pending)
 
 
 def _subscription_item(data: Mapping[str, Any], *, subscription: Mapping[str, Any]) -> SubscriptionItem:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from app.provider.mapping.checkout import map_checkout_session
 from app.provider.objects import CheckoutSession, Snapshot
+from app.provider.payment_protocol import FutureUsage
 from app.provider.resources.promotion_codes import StripePromotionCodes
 from app.provider.resources.resource import Kind
 from app.provider.stripe_client import Blame
@@ -62,6 +63,37 @@ class StripeCheckout(StripePromotionCodes):
             params["discounts"] = [{"promotion_code": await self.find_promotion_code(promotion_code)}]
         else:
             params["allow_promotion_codes"] = True
+        return await self._post(CHECKOUT_SESSION, params, idempotency_key=idempotency_key, blame=CHECKOUT_BLAME)
+
+    async def create_payment_session(
+        self,
+        *,
+        customer: str,
+        price: str,
+        success_url: str,
+        cancel_url: str | None,
+        client_reference_id: str | None,
+        description: str | None,
+        setup_future_usage: FutureUsage | None,
+        metadata: Mapping[str, str],
+        idempotency_key: str,
+    ) -> Snapshot[CheckoutSession]:
+        params: CheckoutSessionCreateParams = {
+            "mode": "payment",
+            "customer": customer,
+            "line_items": [{"price": price, "quantity": 1}],
+            "success_url": success_url,
+            "metadata": dict(metadata),
+            "payment_intent_data": {"metadata": dict(metadata)},
+        }
+        if cancel_url:
+            params["cancel_url"] = cancel_url
+        if client_reference_id:
+            params["client_reference_id"] = client_reference_id
+        if description:
+            params["payment_intent_data"]["description"] = description
+        if setup_future_usage:
+            params["payment_intent_data"]["setup_future_usage"] = setup_future_usage
         return await self._post(CHECKOUT_SESSION, params, idempotency_key=idempotency_key, blame=CHECKOUT_BLAME)
 
     async def retrieve_checkout_session(self, id: str) -> Snapshot[CheckoutSession]:

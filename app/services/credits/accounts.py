@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import BillingError, NotFoundError
-from app.models import CreditAccount
+from app.models import CreditAccount, Customer
 from app.services.catalog import Credits
 from app.services.credits.book import Book, open_book
 
@@ -76,6 +76,11 @@ async def open_or_create(session: AsyncSession, rules: Credits, identity: Identi
     """The user's books, with the free uses if they are new, and whether they are."""
     if (book := await open_book(session, rules, now, user_id=identity.user_id)) is not None:
         return book, False
+    erasing = select(Customer.id).where(
+        Customer.user_id == identity.user_id, ~Customer.deleted, Customer.erased_at.is_not(None)
+    )
+    if await session.scalar(erasing) is not None:
+        raise _being_erased()
     values = {
         "id": uuid4(),
         "user_id": identity.user_id,
@@ -89,7 +94,11 @@ async def open_or_create(session: AsyncSession, rules: Credits, identity: Identi
     )
     book = await open_book(session, rules, now, user_id=identity.user_id)
     if book is None:
-        raise NotFoundError("This user is being erased.", code="account_not_found")
+        raise _being_erased()
     if made is not None and rules.free_uses:
         book.grant(rules.free_uses, book="free")
     return book, made is not None
+
+
+def _being_erased() -> NotFoundError:
+    return NotFoundError("This user is being erased.", code="account_not_found")

@@ -142,7 +142,7 @@ class Book:
             self._move("claw_back", "owed", "revoked", uses - first, purchase_id=purchase_id)
 
     async def restore(self, uses: int, *, purchase_id: UUID) -> None:
-        """Give back what `claw_back` took: debts first, then to the grants it came from."""
+        """Give back what `claw_back` took: debts first, then to the grants it came from, the rest as a new one."""
         own = await self._lot_of_purchase(purchase_id)
         left = uses
         if debt := min(left, self.account.owed):
@@ -152,14 +152,12 @@ class Book:
         await self._load(taken)
         for grant_id, amount in taken.items():
             lot = self.lots[grant_id]
-            if part := min(left, amount, lot.amount - lot.remaining):
+            if part := min(left, amount):
                 self._move("restore", "revoked", lot.book, part, lot=lot, purchase_id=purchase_id)
                 left -= part
-        # A debt that something else has settled meanwhile comes back as uses, of this purchase as far as it has room.
-        if part := min(left, own.amount - own.remaining):
-            self._move("restore", "revoked", own.book, part, lot=own, purchase_id=purchase_id)
-            left -= part
         if left:
+            # A debt that something else has settled meanwhile: to no grant that is there, which what it holds comes
+            # back to and has to fit in.
             lot = self._new_lot(left, book=own.book, expires_at=own.expires_at, purchase_id=None, reason=None)
             self._move("restore", "revoked", own.book, left, lot=lot, purchase_id=purchase_id)
         self._free_up()
@@ -402,10 +400,12 @@ async def open_book(
 ) -> Book | None:
     """The books of an account, locked until the transaction ends; None if there is no such account.
 
-    Nothing that takes long may follow, and no customer's or audit chain's lock: see docs/decisions/0012-credits.md.
+    Nothing that takes long may follow, and no lock of a customer's or an audit chain's (docs/decisions, 0012).
     """
     whose = ACCOUNTS.c.user_id == user_id if account_id is None else ACCOUNTS.c.id == account_id
-    row = (await session.execute(select(ACCOUNTS).where(whose).with_for_update())).one_or_none()
+    # Rows that only refer to the account may come meanwhile: who has written one may be waiting for this lock too.
+    locked = select(ACCOUNTS).where(whose).with_for_update(key_share=True)
+    row = (await session.execute(locked)).one_or_none()
     if row is None:
         return None
     # Only now, under the lock: what came before it may have been changed by whoever held the lock.

@@ -8,9 +8,9 @@ out, an account is new, a threshold is reached) are done one at a time with the 
 import asyncio
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,28 +33,26 @@ _SLOW_AT_ONCE = 4  # connections the books may take of the pool that all request
 _ROUNDS = 5
 
 # $1 to $11 are what is asked, one array per column; $12 is now. Locked accounts are left out, so that this never waits:
-# they take the other way. Of each account's queue the first are charged as long as the grant in hand lasts.
+# they take the other way. Of each account's queue the first are charged as long as the grant in hand lasts. For one
+# order the parts of this statement cost more than its rows: it has no more of them than it needs.
 CHARGE = """
-WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[],
-                         $8::bigint[], $9::text[], $10::text[], $11::text[])
-        AS a (ord, id, user_id, key, fingerprint, quantity, hold_until, amount_minor, currency, description, metadata)
-), known AS MATERIALIZED (
-    SELECT c.* FROM asked JOIN credit_charges c USING (key)
-), mine AS MATERIALIZED (
-    SELECT id, user_id, status, free, paid, held, owed, used, hand, hand_grant, hand_book, notice_at, expires_next
-      FROM credit_accounts WHERE user_id = ANY($3) FOR NO KEY UPDATE SKIP LOCKED
-), fits AS MATERIALIZED (
-    SELECT fresh.*, mine.id AS account_id, hand_grant, hand_book, free + paid - running AS balance_after
-      FROM (SELECT asked.*, sum(quantity) OVER (PARTITION BY user_id ORDER BY ord)::bigint AS running
-              FROM asked WHERE NOT EXISTS (SELECT FROM known WHERE known.key = asked.key)) AS fresh
-      JOIN mine USING (user_id)
-     WHERE status = 'active' AND (expires_next IS NULL OR expires_next > $12)
-       AND running <= hand AND free + paid - running > notice_at
-), totals AS (
-    SELECT account_id, sum(quantity)::bigint AS total,
-           coalesce(sum(quantity) FILTER (WHERE hold_until IS NOT NULL), 0)::bigint AS holding
-      FROM fits GROUP BY account_id
+WITH seen AS MATERIALIZED (
+    SELECT *, free + paid - running AS balance_after,
+           known IS NULL AND status = 'active' AND (expires_next IS NULL OR expires_next > $12)
+           AND running <= hand AND free + paid - running > notice_at AS fits
+      FROM (SELECT asked.*, k.id AS known, k.fingerprint AS known_fingerprint, k.account_id AS known_account,
+                   k.balance_after AS known_balance_after, k.expires_at AS known_expires_at, k.created AS known_created,
+                   mine.id AS account_id, mine.status, free, paid, held, owed, used, hand, hand_grant, hand_book,
+                   notice_at, expires_next,
+                   sum(asked.quantity) FILTER (WHERE k.id IS NULL AND mine.id IS NOT NULL)
+                       OVER (PARTITION BY asked.user_id ORDER BY ord ROWS UNBOUNDED PRECEDING) AS running
+              FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::int[], $7::bigint[],
+                          $8::bigint[], $9::text[], $10::text[], $11::text[])
+                AS asked (ord, id, user_id, key, fingerprint, quantity, hold_until, amount_minor, currency, description,
+                          metadata)
+              LEFT JOIN credit_charges k ON k.key = asked.key
+              LEFT JOIN LATERAL (SELECT * FROM credit_accounts WHERE user_id = asked.user_id
+                                    FOR NO KEY UPDATE SKIP LOCKED) AS mine ON true) AS queued
 ), debited AS (
     UPDATE credit_accounts AS a
        SET hand = a.hand - total,
@@ -62,30 +60,27 @@ WITH asked AS MATERIALIZED (
            paid = a.paid - CASE a.hand_book WHEN 'free' THEN 0 ELSE total END,
            held = a.held + holding,
            used = a.used + total - holding
-      FROM totals WHERE a.id = totals.account_id
+      FROM (SELECT account_id, sum(quantity) AS total,
+                   coalesce(sum(quantity) FILTER (WHERE hold_until IS NOT NULL), 0) AS holding
+              FROM seen WHERE fits GROUP BY account_id) AS totals
+     WHERE a.id = totals.account_id
 ), charged AS (
     INSERT INTO credit_charges (id, account_id, key, fingerprint, status, quantity, captured, amount_minor, currency,
                                 description, metadata, balance_after, expires_at, created)
     SELECT id, account_id, key, fingerprint, CASE WHEN hold_until IS NULL THEN 'captured' ELSE 'held' END, quantity,
            CASE WHEN hold_until IS NULL THEN quantity ELSE 0 END, amount_minor, currency, description,
            metadata::jsonb, balance_after, hold_until, $12
-      FROM fits
+      FROM seen WHERE fits
 ), moved AS (
     INSERT INTO credit_transfers (account_id, kind, source, destination, amount, grant_id, charge_id, balance_after,
                                   created)
     SELECT account_id, CASE WHEN hold_until IS NULL THEN 'charge' ELSE 'hold' END, hand_book,
            CASE WHEN hold_until IS NULL THEN 'consumed' ELSE 'held' END, quantity, hand_grant, id, balance_after, $12
-      FROM fits ORDER BY ord
+      FROM seen WHERE fits ORDER BY ord
 )
-SELECT known.id AS known, fits.account_id AS charged, fits.balance_after, mine.id AS account_id, mine.status,
-       mine.free, mine.paid, mine.held, mine.owed, mine.used, mine.hand_book, mine.expires_next, totals.total,
-       totals.holding
-  FROM asked
-  LEFT JOIN known USING (key)
-  LEFT JOIN fits USING (ord)
-  LEFT JOIN mine ON mine.user_id = asked.user_id
-  LEFT JOIN totals ON totals.account_id = mine.id
- ORDER BY asked.ord
+SELECT fits, balance_after, account_id, status, free, paid, held, owed, used, hand_book, expires_next, known,
+       known_fingerprint, known_account, known_balance_after, known_expires_at, known_created
+  FROM seen ORDER BY ord
 """
 
 
@@ -210,20 +205,25 @@ class Charger:
         )
         try:
             rows = await driver.fetch(CHARGE, *arguments)
-        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
-            # Another process came with one of these keys at the same moment: the books will see what it did.
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.DeadlockDetectedError):
+            # Another process came with one of these keys at the same moment, or one of them can't be stored: each is
+            # looked at by itself, so that none suffers for another.
             return [_UndecidedError() for _ in orders]
+        taken: Counter[tuple[UUID, bool]] = Counter()
+        for order, row in zip(orders, rows, strict=True):
+            if row["fits"]:
+                taken[row["account_id"], order.hold] += order.quantity
         return [
             _made(
                 order,
                 id=id,
-                account_id=row["charged"],
+                account_id=row["account_id"],
                 balance_after=row["balance_after"],
                 hold_until=hold_until,
-                now=now,
+                created=now,
             )
-            if row["charged"] is not None
-            else _refused(order, row, now)
+            if row["fits"]
+            else _not_made(order, row, taken, now)
             for order, id, row, hold_until in zip(orders, ids, rows, holds, strict=True)
         ]
 
@@ -246,7 +246,16 @@ def _hold_until(order: Order, rules: Credits, now: int) -> int | None:
     return now + (rules.hold_seconds if order.expires_in is None else order.expires_in)
 
 
-def _made(order: Order, *, id: UUID, account_id: UUID, balance_after: int, hold_until: int | None, now: int) -> Charged:
+def _made(
+    order: Order,
+    *,
+    id: UUID,
+    account_id: UUID,
+    balance_after: int,
+    hold_until: int | None,
+    created: int,
+    replayed: bool = False,
+) -> Charged:
     return Charged(
         id=id,
         account_id=account_id,
@@ -259,33 +268,58 @@ def _made(order: Order, *, id: UUID, account_id: UUID, balance_after: int, hold_
         metadata=order.metadata,
         balance_after=balance_after,
         expires_at=hold_until,
-        created=now,
+        created=created,
+        replayed=replayed,
     )
 
 
-def _refused(order: Order, row: Mapping[str, Any], now: int) -> Exception:
-    """What the statement says of an order that it did not charge."""
+def _not_made(
+    order: Order, row: Mapping[str, Any], taken: Mapping[tuple[UUID, bool], int], now: int
+) -> Charged | Exception:
+    """What the statement says of an order that it did not charge; `taken`: spent, and held, by others of its batch."""
+    if row["known"] is not None:
+        if row["known_fingerprint"] != order.fingerprint:
+            return _reused()
+        return _made(
+            order,
+            id=row["known"],
+            account_id=row["known_account"],
+            balance_after=row["known_balance_after"],
+            hold_until=row["known_expires_at"],
+            created=row["known_created"],
+            replayed=True,
+        )
     lapsing = row["expires_next"] is not None and row["expires_next"] <= now
-    if row["known"] is not None or row["account_id"] is None or lapsing:
+    if row["account_id"] is None or lapsing:
         return _UndecidedError()
     if row["status"] != "active":
-        return _suspended()
-    total, holding = row["total"] or 0, row["holding"] or 0  # what others of this batch took
-    spent_free = total if row["hand_book"] == "free" else 0
+        return _suspended(row["status"])
+    spent, held = taken[row["account_id"], False], taken[row["account_id"], True]
+    of_free = spent + held if row["hand_book"] == "free" else 0
     balance = Balance(
         account_id=row["account_id"],
         user_id=order.identity.user_id,
         status=row["status"],
-        free=row["free"] - spent_free,
-        paid=row["paid"] - (total - spent_free),
-        held=row["held"] + holding,
+        free=row["free"] - of_free,
+        paid=row["paid"] - (spent + held - of_free),
+        held=row["held"] + held,
         owed=row["owed"],
-        used=row["used"] + total - holding,
+        used=row["used"] + spent,
     )
     return InsufficientCreditsError(balance) if order.quantity > balance.available else _UndecidedError()
 
 
-def _suspended() -> AccountSuspendedError:
+def _reused() -> InvalidRequestError:
+    return InvalidRequestError(
+        "This idempotency key came with another charge before.",
+        code="idempotency_key_reused",
+        param="idempotency_key",
+    )
+
+
+def _suspended(status: str) -> AccountSuspendedError:
+    if status == "closed":  # of somebody who is being erased
+        return AccountSuspendedError("This account is closed.", code="account_closed")
     return AccountSuspendedError("This account is suspended.")
 
 
@@ -294,18 +328,19 @@ async def _charge(session: AsyncSession, rules: Credits, order: Order) -> Charge
     now = unix_now()
     if (known := await _replay(session, order)) is not None:
         return known
-    book, _ = await open_or_create(session, rules, order.identity, now)
+    book, new = await open_or_create(session, rules, order.identity, now)
     if (known := await _replay(session, order)) is not None:
         return known
     if book.account.status != "active":
-        raise _suspended()
+        raise _suspended(book.account.status)
     if order.quantity > book.available:
-        raise InsufficientCreditsError(balance_of(book))
+        balance = balance_of(book)
+        raise InsufficientCreditsError(replace(balance, account_id=None) if new else balance)  # it won't stay
     id = uuid4()
     book.spend(order.quantity, id, hold=order.hold)
     hold_until = _hold_until(order, rules, now)
     charged = _made(
-        order, id=id, account_id=book.account.id, balance_after=book.available, hold_until=hold_until, now=now
+        order, id=id, account_id=book.account.id, balance_after=book.available, hold_until=hold_until, created=now
     )
     session.add(
         CreditCharge(
@@ -352,24 +387,13 @@ async def _replay(session: AsyncSession, order: Order) -> Charged | None:
     if row is None:
         return None
     if row.fingerprint != order.fingerprint:
-        raise InvalidRequestError(
-            "This idempotency key came with another charge before.",
-            code="idempotency_key_reused",
-            param="idempotency_key",
-        )
-    held = row.expires_at is not None
-    return Charged(
+        raise _reused()
+    return _made(
+        order,
         id=row.id,
         account_id=row.account_id,
-        status="held" if held else "captured",
-        quantity=row.quantity,
-        captured=0 if held else row.quantity,
-        amount_minor=row.amount_minor,
-        currency=row.currency,
-        description=row.description,
-        metadata=row.details,
         balance_after=row.balance_after,
-        expires_at=row.expires_at,
+        hold_until=row.expires_at,
         created=row.created,
         replayed=True,
     )

@@ -18,8 +18,14 @@ log = structlog.get_logger(__name__)
 
 BATCH = 256
 WAITING = 4096
-CONNECT_SECONDS = 3
+CONNECT_SECONDS = 5
 RETRY_AFTER_SECONDS = 1
+# Planning takes longer than running does, so it is done once, and maybe while the tables are empty: whatever they hold
+# then, each row must be looked up by its index.
+PLANNED_ONCE = """
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
+"""
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -77,9 +83,7 @@ class Coalescer(Generic[Asked, Answer]):
         self._closed = True
         if self._flusher is not None:
             await asyncio.wait([self._flusher])
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = self._driver = None
+        await self._disconnect()
 
     async def _flush(self) -> None:
         """Answer what waits, batch by batch. Ends with nothing waiting, and lets nobody wait for ever."""
@@ -132,6 +136,8 @@ class Coalescer(Generic[Asked, Answer]):
         async with asyncio.timeout(CONNECT_SECONDS):
             self._connection = await self._engine.connect()
             self._driver = (await self._connection.get_raw_connection()).driver_connection
+            if not self._pgbouncer:
+                await self._driver.execute(PLANNED_ONCE)
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None

@@ -252,7 +252,7 @@ async def _cause(
     name, stripe_id = ref
     if is_unknown(ref, fetched):
         return "unknown"
-    if await _was_missed(session, stripe_id, missed_in):
+    if await was_missed(session, stripe_id, missed_in):
         return "event_missing"
     waiting = select(models.StripeEvent.status, models.StripeEvent.type).where(
         models.StripeEvent.key.in_([key for key in (owner, stripe_id) if key is not None]),
@@ -277,7 +277,8 @@ def is_unknown(ref: Ref, fetched: Fetched) -> bool:
     return fetched.snapshot is None and not (draft or fetched.gone)
 
 
-async def _was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:
+async def was_missed(session: AsyncSession, stripe_id: str, run_id: UUID) -> bool:
+    """Whether an event that tells of this object is one that the run found to have never arrived."""
     # Spelled as the index is: Postgres does not look for one by an expression with parameters in it.
     about = text("object = 'event' AND ((fields -> 'object'::text) ->> 1) = :about").bindparams(about=stripe_id)
     told = select(models.Difference.id).where(models.Difference.run_id == run_id, about).limit(1)

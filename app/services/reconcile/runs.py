@@ -24,7 +24,7 @@ RESUMABLE = timedelta(days=1)
 RETRY = timedelta(minutes=10)  # before the schedule goes on with a run that failed
 KEPT = timedelta(days=90)
 
-PHASES = ("event", *LISTS, "usage")
+PHASES = ("event", *LISTS, "usage", "credits")
 DONE = "done"
 ACTOR = "reconcile"
 """Who repairs when the schedule does."""

@@ -4,7 +4,7 @@ What a change costs follows from the subscription, the price and the moment it i
 Stripe once more for the very same (with the same `proration_date`), and goes on only where nothing has changed.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -75,7 +75,8 @@ async def preview(
     # Stripe says itself what moment it took for now, also where that is a test clock's.
     moments = [line.period_start for line in invoice.lines if line.proration and line.period_start is not None]
     # Lines of earlier changes may stand there too; this one is prorated from the latest moment, if it is at all.
-    change = _with(change, prorated=bool(moments) and change.proration != "none")
+    prorated = bool(moments) and change.proration != "none"
+    change = _with(change, prorated=prorated, replaces=shown.object.schedule)
     row = models.SubscriptionPreview(
         customer_id=customer_id,
         subscription=subscription.stripe_id,
@@ -167,7 +168,7 @@ async def _change_now(
     idempotency_key: str,
     actor: str,
 ) -> Outcome:
-    shown, stripe_id, schedule = claim.preview, subscription.stripe_id, subscription.schedule
+    shown, stripe_id = claim.preview, subscription.stripe_id
     payment: PaymentBehavior | None = None
     if change.at_once and subscription.collection_method != "send_invoice":
         # Without its payment the change would be a present. Discounts can't be part of what waits for one
@@ -179,19 +180,19 @@ async def _change_now(
     async def call() -> Snapshot[Subscription]:
         nonlocal bill
         before = await provider.retrieve_subscription(stripe_id)
-        if previews.fingerprint(before.object) == shown.fingerprint:
+        if _is_as_shown(before.object, claim, change):
             await _refuse_other_amount(provider, shown, change)
-            if schedule is not None:  # what was to come at the period's end is replaced by this
-                await provider.release_subscription_schedule(schedule, idempotency_key=f"{idempotency_key}-release")
-            done = await provider.change_subscription(
-                stripe_id,
-                items=change.items,
-                proration_behavior=change.proration,
-                proration_date=date,
-                payment_behavior=payment,
-                discounts=change.discounts,
-                idempotency_key=idempotency_key,
-            )
+            # What was to come at the period's end is replaced by this, if this comes about.
+            async with scheduling.released(provider, change.replaces, stripe_id, idempotency_key=idempotency_key):
+                done = await provider.change_subscription(
+                    stripe_id,
+                    items=change.items,
+                    proration_behavior=change.proration,
+                    proration_date=date,
+                    payment_behavior=payment,
+                    discounts=change.discounts,
+                    idempotency_key=idempotency_key,
+                )
         elif claim.again and _is_made(before.object, change):
             done = before
         else:
@@ -217,7 +218,8 @@ async def _refuse_other_amount(provider: BillingProvider, shown: models.Subscrip
         proration_date=shown.proration_date if change.prorated else None,
         discounts=change.discounts,
     )
-    if invoice is None or (invoice.amount_due, invoice.currency) != (shown.amount_due, shown.currency):
+    due = (0, shown.currency) if invoice is None else (invoice.amount_due, invoice.currency)
+    if due != (shown.amount_due, shown.currency):
         raise PreviewStaleError
 
 
@@ -234,13 +236,23 @@ def _compare(shown: models.SubscriptionPreview, bill: Bill) -> None:
         )
 
 
+def _is_as_shown(subscription: Subscription, claim: Claim, change: Change) -> bool:
+    if claim.again and subscription.schedule is None:  # an earlier try may have made it let go, and got no further
+        subscription = replace(subscription, schedule=change.replaces)
+    return previews.fingerprint(subscription) == claim.preview.fingerprint
+
+
 def _is_made(subscription: Subscription, change: Change) -> bool:
-    """Whether the change is there, or waits for its payment."""
+    """Whether the change is there, or waits for its payment: this one, not somebody else's."""
+    if not change.moves:
+        kept = {wish.get("discount") for wish in change.discounts or ()}
+        return not kept.issuperset(subscription.discounts)
+    items = [(item.id, item.price.id, item.quantity) for item in subscription.items]
     if subscription.pending_update_expires_at is not None:
-        return True
+        items = list(subscription.pending_items)
     return any(
-        (item.id, item.price.id) == (change.item, change.price) and change.quantity in {None, item.quantity}
-        for item in subscription.items
+        (id, price) == (change.item, change.price) and change.quantity in {None, quantity}
+        for id, price, quantity in items
     )
 
 

@@ -21,6 +21,9 @@ from app.services.mirror import NO_ROW, AsOf, Origin
 from app.services.subscriptions import bills, following, reading, trials
 from app.services.subscriptions.bills import Outcome
 
+REQUEST_METADATA = "billhook_request"
+"""Where a subscription's metadata says which request gave its trial, so that the same one may ask again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewItem:
@@ -69,7 +72,7 @@ async def create(
         for item in new.items
     ]
     owner = user_id if buyer is None else buyer.user_id
-    if new.trial_days and await _had_trial(session, buyer, owner):
+    if new.trial_days and await _had_trial(session, buyer, owner) and not await _gave(session, buyer, idempotency_key):
         raise _trial_used()
     made = None
     if buyer is None:
@@ -80,6 +83,8 @@ async def create(
     if new.promotion_code is not None:
         discounts.append({"promotion_code": await provider.find_promotion_code(new.promotion_code)})
     known = {} if owner is None else {customers.USER_METADATA: owner}
+    if new.trial_days:
+        known[REQUEST_METADATA] = idempotency_key
     shown = await provider.create_subscription(
         customer=stripe_customer,
         items=[
@@ -170,3 +175,14 @@ async def _had_trial(session: AsyncSession, customer: models.Customer | None, us
     """Whether this customer has had a trial, or the user with any customer they ever were."""
     known = customer is not None and customer.trial_used
     return known or (user_id is not None and await trials.had(session, user_id))
+
+
+async def _gave(session: AsyncSession, customer: models.Customer | None, request: str) -> bool:
+    """Whether it was this very request that did, and its answer got lost: Stripe repeats it."""
+    if customer is None:
+        return False
+    given = select(models.Subscription.id).where(
+        models.Subscription.customer_id == customer.id,
+        models.Subscription.stripe_metadata[REQUEST_METADATA].astext == request,
+    )
+    return await session.scalar(given.limit(1)) is not None

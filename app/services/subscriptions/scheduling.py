@@ -1,10 +1,13 @@
 """Changes that wait for the end of the period, and taking them back."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
 from app.db import release
-from app.errors import ConflictError
+from app.errors import BillingError, ConflictError, UnavailableError
 from app.provider.objects import Snapshot, Subscription
 from app.provider.protocol import BillingProvider
 from app.provider.subscription_objects import ItemWish, SubscriptionSchedule
@@ -12,6 +15,9 @@ from app.services import mirror
 from app.services.mirror import NO_ROW, AsOf, Origin
 from app.services.subscriptions import schedules
 from app.services.subscriptions.following import carry_out
+
+_PHASES = 2
+"""Of the schedules made here: what runs, and what is to come."""
 
 
 async def schedule(
@@ -82,6 +88,27 @@ async def release_before(provider: BillingProvider, subscription: models.Subscri
         await provider.release_subscription_schedule(
             subscription.schedule, idempotency_key=f"{idempotency_key}-release"
         )
+
+
+@asynccontextmanager
+async def released(
+    provider: BillingProvider, schedule: str | None, subscription: str, *, idempotency_key: str
+) -> AsyncIterator[None]:
+    """Let go of `schedule` while the subscription is changed itself, and have it again where Stripe refuses that."""
+    if schedule is None:
+        yield
+        return
+    held = await provider.release_subscription_schedule(schedule, idempotency_key=f"{idempotency_key}-release")
+    try:
+        yield
+    except UnavailableError:
+        raise  # nobody can know what came of it
+    except BillingError as error:
+        phases = held.object.phases
+        if error.code != "idempotency_key_in_use" and len(phases) == _PHASES:
+            items = [ItemWish(price=price, quantity=quantity) for price, quantity in phases[-1].items]
+            await provider.schedule_change(subscription, items=items, idempotency_key=f"{idempotency_key}-again")
+        raise
 
 
 async def _newest(

@@ -39,7 +39,8 @@ class Change:
     """What exactly is to be done, as it is kept with the preview. `discounts` None leaves them.
 
     `at_once`: it makes an invoice, which is collected at once. `prorated`: Stripe prorates it, from the preview's
-    `proration_date`. `plan` and `interval` are what the price was chosen by.
+    `proration_date`. `plan` and `interval` are what the price was chosen by. `moves`: the item becomes another one,
+    it is not about discounts alone. `replaces` is the subscription schedule that has to let go first.
     """
 
     item: str
@@ -52,6 +53,8 @@ class Change:
     at: When
     at_once: bool = False
     prorated: bool = False
+    moves: bool = True
+    replaces: str | None = None
     discounts: Sequence[DiscountWish] | None = None
 
     @property
@@ -98,8 +101,8 @@ async def resolve(
     quantity = item["quantity"] if wish.quantity is None else wish.quantity
     if new_price and quantity == 0 and price is not None and price.usage_type != "metered":
         quantity = 1  # what was metered had none
-    discounted = wish.promotion_code is not None or wish.coupon is not None
-    if (price_id, quantity) == (item["price"], item["quantity"]) and not discounted:
+    moves = (price_id, quantity) != (item["price"], item["quantity"])
+    if not moves and wish.promotion_code is None and wish.coupon is None:
         raise ConflictError("That is what the customer has.", code="nothing_to_change")
     current = Side(
         plan=item["plan"],
@@ -128,6 +131,7 @@ async def resolve(
         proration=proration if at == "now" else "none",
         at=at,
         at_once=at == "now" and subscription.status in _BILLED and (proration == "always_invoice" or restarts),
+        moves=moves,
     )
     if change.at_once and subscription.pause_collection is not None:
         raise ConflictError(

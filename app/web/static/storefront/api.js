@@ -26,6 +26,7 @@ export const post = (path, body = {}) =>
 
 /** The storefront's own server, which knows its visitor by cookie. */
 export const getOwn = (path) => answer(path, {});
+export const postOwn = (path) => answer(path, { method: "POST", headers: { "Idempotency-Key": newKey() } });
 
 async function call(url, request) {
   for (let attempt = 1; ; attempt += 1) {
