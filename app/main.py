@@ -74,7 +74,8 @@ from app.observability import LineLog
 from app.provider.protocol import BillingProvider
 from app.provider.stripe import StripeProvider
 from app.redis import create_redis
-from app.services.catalog import Credits
+from app.services.access import PlanReader
+from app.services.catalog import Catalog
 from app.services.credits.charges import Charger
 from app.services.credits.reader import Reader
 from app.services.jwks import Jwks
@@ -200,7 +201,8 @@ async def _open(
     receiver = await stack.enter_async_context(_receiving(settings, provider))
     plans = load(settings.plans_file)
     sessions = create_sessions(engine, credit_rules=lambda: plans.credits)
-    charger, credits_reader = await stack.enter_async_context(_charging(settings, sessions, plans.credits))
+    charging = _charging(settings, sessions, plans)
+    charger, credits_reader, plan_reader = await stack.enter_async_context(charging)
     jwks = None
     if settings.jwt_jwks_url is not None:
         http = await stack.enter_async_context(httpx.AsyncClient(transport=identity_transport))
@@ -213,6 +215,7 @@ async def _open(
         receiver=receiver,
         charger=charger,
         credits_reader=credits_reader,
+        plan_reader=plan_reader,
         catalog=plans,
         jwks=jwks,
         limiter=RateLimiter(
@@ -248,21 +251,25 @@ async def _receiving(settings: Settings, provider: BillingProvider) -> AsyncIter
 
 
 @asynccontextmanager
-async def _charging(settings: Settings, sessions: Sessions, rules: Credits) -> AsyncIterator[tuple[Charger, Reader]]:
-    """What charges and reads credits, each with a connection of its own, as the receiver."""
+async def _charging(
+    settings: Settings, sessions: Sessions, plans: Catalog
+) -> AsyncIterator[tuple[Charger, Reader, PlanReader]]:
+    """What charges credits, and reads them and plans, each with a connection of its own, as the receiver."""
     engine = create_engine(
         settings.database_url.get_secret_value(),
-        pool_size=2,
+        pool_size=3,
         pgbouncer=settings.database_pgbouncer,
         statement_seconds=STORE_SECONDS,
     )
-    charger = Charger(engine, sessions=sessions, rules=rules, pgbouncer=settings.database_pgbouncer)
-    reader = Reader(engine, rules=rules, pgbouncer=settings.database_pgbouncer)
+    charger = Charger(engine, sessions=sessions, rules=plans.credits, pgbouncer=settings.database_pgbouncer)
+    reader = Reader(engine, rules=plans.credits, pgbouncer=settings.database_pgbouncer)
+    plan_reader = PlanReader(engine, catalog=plans, pgbouncer=settings.database_pgbouncer)
     try:
-        yield charger, reader
+        yield charger, reader, plan_reader
     finally:
         await charger.aclose()
         await reader.aclose()
+        await plan_reader.aclose()
         await engine.dispose()
 
 

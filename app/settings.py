@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         default=10,
         ge=1,
         le=200,
-        description="Connections each process keeps to Postgres, besides one to store events and one to hear of them",
+        description="Connections each process keeps to Postgres, besides one to store events, one to hear of them and "
+        "three for credits",
     )
     database_pgbouncer: bool = Field(
         default=False, description="True behind PgBouncer in transaction mode: no prepared statements, no LISTEN"

@@ -219,7 +219,8 @@ QUESTIONS = {
             WHEN 'hold' THEN t.source IN ('free', 'paid') AND t.destination = 'held'
             WHEN 'capture' THEN t.source = 'held' AND t.destination = 'consumed'
             WHEN 'release' THEN t.source = 'held' AND t.destination IN ('free', 'paid')
-            WHEN 'expire' THEN t.source IN ('free', 'paid') AND t.destination = 'expired'
+            WHEN 'expire' THEN (t.source IN ('free', 'paid') AND t.destination = 'expired')
+                            OR (t.source = 'expired' AND t.destination = 'paid' AND t.purchase_id IS NOT NULL)
             WHEN 'claw_back' THEN t.source IN ('free', 'paid', 'owed') AND t.destination = 'revoked'
             WHEN 'settle' THEN t.source IN ('free', 'paid') AND t.destination = 'owed'
             WHEN 'restore' THEN t.source = 'revoked' AND t.destination IN ('free', 'paid', 'owed')

@@ -136,7 +136,7 @@ def test_plans_are_shown_before_they_are_applied(environment: dict[str, str], tm
         assert start("plans", "apply", "--dry-run", log=log, env=env).wait(30) == 0, log.read_text()
         assert prices() == 0
         assert start("plans", "apply", log=log, env=env).wait(30) == 0, log.read_text()
-        assert prices() == 4  # three paid plans and a pack
+        assert prices() == 5  # three paid plans and two packs
         (tmp_path / "bad.yaml").write_text("plans: 7")
         assert start("plans", "apply", log=log, env=env | {"PLANS_FILE": str(tmp_path / "bad.yaml")}).wait(30) == 1
         assert "bad.yaml:1:8: plans: " in log.read_text()

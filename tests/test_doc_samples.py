@@ -54,6 +54,7 @@ NOT_RUN_HERE = {
     "docs/benchmarks.md": {
         ".venv/bin/python benchmarks/webhooks/run.py": "it takes minutes: tests/test_benchmarks.py runs a short one",
         ".venv/bin/python benchmarks/usage/run.py": "it takes minutes: tests/test_benchmarks.py runs a short one",
+        ".venv/bin/python benchmarks/credits/run.py": "it takes minutes: tests/test_benchmarks.py runs a short one",
         ".venv/bin/python benchmarks/webhooks/run.py --only receive --connections 16 --rounds 1 --profile profiles": (
             "it takes minutes, and a profiler"
         ),

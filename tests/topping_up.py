@@ -1,6 +1,6 @@
 """Automatic top-ups in tests: a customer with a card, charges until little is left, and the worker that buys."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +43,26 @@ class Falling:
                 raise Crash
 
         return fall
+
+
+class Changing:
+    """Stripe, where something happens right after the first answer to `operation`."""
+
+    def __init__(self, provider: Any, operation: str, happens: Callable[[], None]) -> None:
+        self._provider, self._operation, self._happens = provider, operation, [happens]
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._provider, name)
+        if name != self._operation:
+            return call
+
+        async def change(*args: Any, **kwargs: Any) -> Any:
+            answer = await call(*args, **kwargs)
+            if self._happens:
+                self._happens.pop()()
+            return answer
+
+        return change
 
 
 class TopUps:

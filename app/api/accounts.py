@@ -7,12 +7,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from app.api.credit_schemas import AccountIdPath, Identified, get_account, identify
-from app.api.deps import USER_MEANT, CallerDep, CatalogDep, OperatorDep, SessionDep, key_with
+from app.api.deps import USER_MEANT, CallerDep, CatalogDep, OperatorDep, SessionDep, SessionsDep, key_with
 from app.api.schemas import Input, Output
 from app.services.credits import accounts, grants, reading
 from app.services.credits.reading import AccountState
 from app.services.identity import ServiceKey
 from app.values import unix_now
+from app.worker import erasing
 
 router = APIRouter(prefix="/accounts", tags=["Credits"])
 
@@ -62,6 +63,13 @@ class AccountRead(Output):
         )
 
 
+class AccountErased(Output):
+    """What is left can be found by this id alone."""
+
+    account_id: UUID = Field(description="Its id; who had nothing but usage has been given one")
+    erased: Literal[True] = Field(default=True, description="Nothing says any more whose it was")
+
+
 @router.post(
     "",
     status_code=201,
@@ -92,7 +100,13 @@ async def create_credit_account(
     return AccountRead.of(await reading.get_account(session, account.id, now=now))
 
 
-@router.get("/{id}", responses={404: {"description": "`account_not_found`"}})
+@router.get(
+    "/{id}",
+    responses={
+        404: {"description": "`account_not_found`"},
+        409: {"description": "`account_ambiguous`: it is one account's id and another's user"},
+    },
+)
 async def get_credit_account(session: SessionDep, caller: CallerDep, id: AccountIdPath) -> AccountRead:
     """An account and what is left in it: the user's own, or any with a service key.
 
@@ -117,3 +131,22 @@ async def update_credit_account(
     request.scope[USER_MEANT] = account.user_id
     await grants.set_status(session, account.id, body.status, actor=operator.actor)
     return AccountRead.of(await reading.get_account(session, account.id, now=unix_now()))
+
+
+@router.delete(
+    "/{id}",
+    responses={
+        404: {"description": "`account_not_found`: neither an account nor usage is known"},
+        409: {
+            "description": "`has_customer`: `DELETE /customers/{id}` erases them; `account_ambiguous`; or"
+            " `idempotency_key_in_use`"
+        },
+    },
+)
+async def erase_credit_account(sessions: SessionsDep, operator: OperatorDep, id: AccountIdPath) -> AccountErased:
+    """Erase a user who has credits or usage but no customer: everything personal goes, for good.
+
+    The account is closed at once; its ledger stays. Doing it twice is no error, by the account's id: the user's no
+    longer leads here. Once begun, it gets done whatever comes between. Needs the scope `operator`.
+    """
+    return AccountErased(account_id=await erasing.erase_account(sessions, id, actor=operator.actor))

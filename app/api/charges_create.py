@@ -16,6 +16,7 @@ from app.api.credits_check import CreditCheckRead, plan_of
 from app.api.deps import DescribedKey, State
 from app.api.idempotency import MAX_KEY_LENGTH, key_of
 from app.api.lane import Answer, Lane, answer_of, problem_of
+from app.api.request_id import request_id_of
 from app.errors import InvalidRequestError
 from app.observability import charges, idempotent_replays
 from app.services.credits.accounts import AccountSuspendedError, Identity
@@ -46,9 +47,9 @@ class ChargeCreate(Identified):
         default=None, pattern="^[A-Za-z]{3}$", description="Of `amount_minor`: ISO 4217", examples=["usd"]
     )
     description: str | None = Field(default=None, max_length=1000, description="Your own words")
-    metadata: dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)] | None] = (
-        Field(default={}, max_length=50, description="Your own notes; what is null is left out")
-    )
+    metadata: (
+        dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)] | None] | None
+    ) = Field(default=None, max_length=50, description="Your own notes; what is null is left out")
     idempotency_key: str | None = Field(
         default=None,
         min_length=1,
@@ -78,7 +79,7 @@ class ChargeCreate(Identified):
         return self
 
     def order(self, identity: Identity, key: str) -> Order:
-        notes = {name: text for name, text in self.metadata.items() if text is not None}
+        notes = {name: text for name, text in (self.metadata or {}).items() if text is not None}
         return Order(
             identity=identity,
             key=key,
@@ -123,7 +124,7 @@ async def create_charge(
 
     Repeating it with the same key is given the first answer; with the same key and anything else it is refused with
     `idempotency_key_reused`. A refusal for want of uses is not kept: once there are some, the same request succeeds.
-    403 `account_suspended` for an account that may not spend.
+    403 `account_suspended` for an account that may not spend, `account_closed` for one of somebody being erased.
     """
 
 
@@ -142,10 +143,10 @@ class ChargeLane(Lane[ChargeCreate]):
         try:
             charged = await state["charger"].charge(asked.order(identity, key))
         except InsufficientCreditsError as error:
-            self._refused(asked, error.code)
+            self._refused(scope, asked, error.code)
             return await self._offer(scope, asked, error)
         except AccountSuspendedError as error:
-            self._refused(asked, error.code)
+            self._refused(scope, asked, error.code)
             raise
         read = _read(charged)
         if charged.replayed:
@@ -157,6 +158,7 @@ class ChargeLane(Lane[ChargeCreate]):
             charge_id=str(charged.id),
             account_id=str(charged.account_id),
             quantity=charged.quantity,
+            request_id=request_id_of(scope),
         )
         return answer_of(201, read)
 
@@ -169,9 +171,9 @@ class ChargeLane(Lane[ChargeCreate]):
         read = CreditCheckRead.of(balance, state["catalog"], plan=plan, quantity=asked.quantity)
         return problem_of(problems.respond(error, scope, beside=read))
 
-    def _refused(self, asked: ChargeCreate, code: str) -> None:
+    def _refused(self, scope: Scope, asked: ChargeCreate, code: str) -> None:
         _charges("false").inc()
-        self.log.info("charge_refused", code=code, quantity=asked.quantity)
+        self.log.info("charge_refused", code=code, quantity=asked.quantity, request_id=request_id_of(scope))
 
 
 def _key(scope: Scope, asked: ChargeCreate) -> str:

@@ -1,6 +1,5 @@
 """Who a request about prepaid credits means, and how charges are shown."""
 
-from contextlib import suppress
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -136,10 +135,7 @@ async def get_account(session: AsyncSession, caller: Caller, id: str, *scopes: S
             raise NotFoundError("There is no such account.", code="account_not_found")
         return account
     require_scope(caller, *scopes)
-    with suppress(ValueError):
-        if (found := await accounts.find(session, account_id=UUID(id))) is not None:
-            return found
-    return await accounts.get(session, user_id=id)
+    return await accounts.named(session, id)
 
 
 class ChargeRead(Output):

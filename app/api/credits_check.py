@@ -15,13 +15,11 @@ from app.api.deps import CallerDep, State
 from app.api.lane import Answer, Lane, answer_of
 from app.api.schemas import Output
 from app.observability import credit_checks
-from app.services import access
 from app.services.catalog import Catalog
 from app.services.credits.accounts import Balance
 from app.services.credits.charges import MAX_QUANTITY
 from app.services.credits.reader import Looked
 from app.services.identity import Caller
-from app.values import unix_now
 
 PATH = "/credits/check"
 
@@ -88,11 +86,7 @@ def _why_not(balance: Balance) -> str:
 
 async def plan_of(state: State, user_id: str, *, subscribed: bool) -> str:
     """The key of the plan in force. Whoever never had a subscription has the default one, without a question."""
-    catalog = state["catalog"]
-    if not subscribed:
-        return catalog.default_plan
-    async with state["sessions"]() as session:
-        return (await access.entitlements(session, catalog, user_id=user_id, now=unix_now())).plan.key
+    return (await state["plan_reader"].plan_of(user_id)).key if subscribed else state["catalog"].default_plan
 
 
 # It only describes `CheckLane`, which answers.

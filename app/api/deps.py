@@ -15,6 +15,7 @@ from app.api.ratelimit import RateLimiter
 from app.db import Sessions, transaction
 from app.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from app.provider.protocol import BillingProvider
+from app.services.access import PlanReader
 from app.services.catalog import Catalog
 from app.services.credits.charges import Charger
 from app.services.credits.reader import Reader
@@ -37,6 +38,7 @@ class State(TypedDict):
     receiver: Receiver
     charger: Charger
     credits_reader: Reader
+    plan_reader: PlanReader
     catalog: Catalog
     jwks: Jwks | None
     limiter: RateLimiter

@@ -38,7 +38,13 @@ from app.services.purchases.creating import Begun, Wish
 router = APIRouter(prefix="/purchases", tags=["Credits"])
 
 ReaderDep = Annotated[User, Depends(user_with("credits:read"))]
-IdPath = Annotated[str, Path(max_length=MAX_ID_LENGTH, description="The purchase's id")]
+IdPath = Annotated[
+    str,
+    Path(
+        max_length=MAX_ID_LENGTH,
+        description="The purchase's id, or Stripe's of its payment intent (`pi_…`) or its Checkout session (`cs_…`)",
+    ),
+]
 Url = Annotated[str | None, Field(max_length=MAX_URL_LENGTH)]
 
 _MISSING: dict[int | str, Any] = {404: {"description": "`purchase_not_found`; another user's is not found either"}}
@@ -97,7 +103,7 @@ class PurchaseRead(Output):
     amount_disputed_minor: int = Field(description="What the buyer's bank holds")
     currency: str = Field(description="ISO 4217, lower case", examples=["usd"])
     granted_at: int | None = Field(description="When it was paid and granted")
-    created: int = Field(description="When it was made")
+    created_at: int = Field(description="When it was made")
 
     @classmethod
     def of(cls, row: models.CreditPurchase, **more: Any) -> Self:
@@ -118,7 +124,7 @@ class PurchaseRead(Output):
             amount_disputed_minor=row.amount_disputed,
             currency=row.currency,
             granted_at=row.granted_at,
-            created=row.created,
+            created_at=row.created,
             **more,
         )
 
@@ -209,8 +215,9 @@ async def create_purchase(
 @router.get("", responses={404: {"description": "`purchase_not_found`: as `starting_after`"}})
 async def list_purchases(session: SessionDep, user: ReaderDep, page: PageDep) -> list[PurchaseRead]:
     """Newest first, as we know them. Needs the scope `credits:read`."""
-    after = None if page.starting_after is None else _id(page.starting_after)
-    rows = await reading.list_purchases(session, user_id=user.user_id, limit=page.limit, starting_after=after)
+    rows = await reading.list_purchases(
+        session, user_id=user.user_id, limit=page.limit, starting_after=page.starting_after
+    )
     return [PurchaseRead.of(row) for row in page.cut(rows, lambda row: str(row.id))]
 
 
@@ -225,7 +232,7 @@ async def get_purchase(
     user_id = caller.user_id if isinstance(caller, User) else None
     if user_id is None:
         require_scope(caller, "credits:read", "credits:write")
-    row = await reading.get(session, provider, id=_id(purchase_id), user_id=user_id, actor=caller.actor)
+    row = await reading.get(session, provider, id=purchase_id, user_id=user_id, actor=caller.actor)
     return PurchaseRead.of(row)
 
 
@@ -258,18 +265,10 @@ async def refund_purchase(
     row, refund = await refunding.refund(
         session,
         provider,
-        id=_id(purchase_id),
+        id=purchase_id,
         amount=wish.amount_minor,
         reason=wish.reason,
         idempotency_key=idempotency_key,
         actor=operator.actor,
     )
     return PurchaseRefunded.of(row, refund=RefundRead.of(refund))
-
-
-def _id(text: str) -> UUID:
-    """The id a caller means; of what can't be one, one that no purchase has."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return UUID(int=0)

@@ -20,9 +20,9 @@ PAUSE_SECONDS = 1.0
 """How long Redis isn't asked again once it failed: waiting for its time-out on each request would slow them all."""
 
 
-# One question for all that has queued, and one answer with all that is told: the library that is used elsewhere takes
-# two, and more when the limit is near. A window begins with its first request; the one before it counts for as much of
-# itself as lies within the last WINDOW_SECONDS. Answers how many are allowed, how many are left, and seconds to more.
+# One question for all that has queued, and one answer with all that is told (docs/decisions, 0013). A window begins
+# with its first request; the one before it counts for as much of itself as lies within the last WINDOW_SECONDS.
+# Answers how many are allowed, how many are left, and seconds to more.
 _COUNT = """
 local limit, asked, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local clock = redis.call('TIME')

@@ -17,7 +17,8 @@ from app.values import unix_now
 router = APIRouter(prefix="/accounts/{id}/topup", tags=["Credits"])
 
 _MISSING: dict[int | str, Any] = {
-    404: {"description": "`topup_not_found`: none is set; `account_not_found`, also for another user's"}
+    404: {"description": "`topup_not_found`: none is set; `account_not_found`, also for another user's"},
+    409: {"description": "`account_ambiguous`: it is one account's id and another's user"},
 }
 
 
@@ -38,7 +39,7 @@ class TopupRead(Output):
     pack: str = Field(description="The pack's key", examples=["starter"])
     threshold: int = Field(description="It is bought when no more than so many uses are left")
     breaker: Literal["closed", "open"] = Field(
-        description="`open` after three declines in a row: nothing is tried before the default payment method changes"
+        description="`open` after three declines in a row: nothing is tried before another method would be charged"
     )
     failures: int = Field(description="Declines in a row")
     failure_code: str | None = Field(
@@ -76,7 +77,7 @@ async def get_topup(session: SessionDep, caller: CallerDep, id: AccountIdPath) -
     responses={
         404: {"description": "`account_not_found`, also for another user's; `pack_not_found`"},
         409: {
-            "description": "`no_payment_method`: there is no default one to pay with; `account_closed`; "
+            "description": "`no_payment_method`: there is none to pay with; `account_closed`; "
             "or `idempotency_key_in_use`"
         },
     },
@@ -90,10 +91,12 @@ async def set_topup(
     id: AccountIdPath,
     body: TopupUpdate,
 ) -> TopupRead:
-    """Have a pack bought whenever little is left, with the default payment method; at once, if little is left now.
+    """Have a pack bought whenever little is left; at once, if little is left now.
 
-    For the user's own account, or any with a service key of scope `credits:write`. The customer is not there when it
-    is bought: a bank that insists on it declines, and so may others. After each decline it waits longer.
+    For the user's own account, or any with a service key of scope `credits:write`. It is paid with the default payment
+    method, or without one with that which was kept last. The customer is not there when it is bought: a bank that
+    insists on it declines, and so may others. After each decline it waits longer. While uses are owed, or a purchase is
+    disputed, nothing is bought.
     """
     account = await get_account(session, caller, id, "credits:write")
     request.scope[USER_MEANT] = account.user_id

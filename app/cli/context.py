@@ -41,8 +41,10 @@ def wrong_settings(error: ValidationError) -> str:
     return "the settings don't hold:\n  " + "\n  ".join(lines)
 
 
-def in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+def in_transaction(
+    settings: Settings, work: Callable[[AsyncSession], Awaitable[T]], *, statement_seconds: float = 30
+) -> T:
     """Run `work` and commit; nothing of it stays if it raises."""
     from app.worker import session
 
-    return asyncio.run(session.in_transaction(settings, work))
+    return asyncio.run(session.in_transaction(settings, work, statement_seconds=statement_seconds))

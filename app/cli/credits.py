@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 prepaid = typer.Typer(no_args_is_help=True, help="Prepaid credits.")
 
 WRONG = 1
+SECONDS = 3600  # for one account's whole history, however long
 
 
 @prepaid.command("verify")
@@ -38,7 +39,7 @@ def verify_credits() -> None:
             violations += found.violations
         return accounts, transfers, violations
 
-    accounts, transfers, violations = in_transaction(load_settings(), work)
+    accounts, transfers, violations = in_transaction(load_settings(), work, statement_seconds=SECONDS)
     told = f"{accounts} accounts, {transfers} transfers"
     if violations:
         if sys.stdout.isatty():

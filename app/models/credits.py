@@ -141,6 +141,7 @@ class CreditTransfer(Base):
         ),
         Index("ix_credit_transfers_account_id", "account_id", "id"),
         Index("ix_credit_transfers_charge_id", "charge_id", postgresql_where=text("kind = 'hold'")),
+        Index("ix_credit_transfers_purchase_id", "purchase_id", postgresql_where=text("purchase_id IS NOT NULL")),
         Index("uq_credit_transfers_key", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
     )
 
@@ -158,7 +159,7 @@ class CreditTransfer(Base):
     """What this can happen for but once, e.g. grant:{purchase}."""
     reason: Mapped[str | None]
     balance_after: Mapped[int]
-    """What could be spent after this and all that happened with it."""
+    """What could be spent after this one."""
     created: Mapped[int]
 
 
@@ -197,7 +198,7 @@ class CreditPurchase(Base):
 
 
 class CreditTopup(Base):
-    """A pack bought by itself whenever little is left, by the customer's default payment method."""
+    """A pack bought by itself whenever little is left; see services/topups/tries.py for what pays."""
 
     __tablename__ = "credit_topups"
     __table_args__ = (
@@ -213,7 +214,7 @@ class CreditTopup(Base):
     due_at: Mapped[int | None]
     """When the next try may be; None when nothing is due."""
     failures: Mapped[int] = mapped_column(server_default=text("0"))
-    """Declines in a row; see services/topups.py for when they open the breaker."""
+    """Declines in a row; see services/topups/tries.py for when they open the breaker."""
     payment_method: Mapped[str | None]
     """What the latest try was paid with, or declined: another one closes the breaker."""
     failure_code: Mapped[str | None]

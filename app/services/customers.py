@@ -144,7 +144,14 @@ async def create_at_stripe(session: AsyncSession, provider: CustomerProvider, bu
 
     The idempotency key is the user's own, so every racing request is given the same customer. Address and name are set
     afterwards: a key is good for one set of parameters, and a token may carry others next time.
+
+    Raises ConflictError for a user who is being erased: what is done now must not be of somebody half forgotten.
     """
+    closed = select(models.CreditAccount.id).where(
+        models.CreditAccount.user_id == buyer.user_id, models.CreditAccount.status == "closed"
+    )
+    if await session.scalar(closed) is not None:
+        raise ConflictError("This user is being erased.", code="customer_deleted")
     await release(session)
     who = hashlib.sha256(buyer.user_id.encode()).hexdigest()[:40]
 

@@ -4,10 +4,10 @@ Which tables these are is read from the tables themselves, so that a new one can
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, LargeBinary, Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,21 +29,27 @@ _EVENTS, _ACCOUNTS, _CHARGES, _TRANSFERS = (
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """By what their rows are found."""
+    """By what their rows are found: what names somebody so is theirs, and so are the accounts of `users`."""
 
     customers: Sequence[Customer]
+    users: Collection[str]
+    names: Collection[str]
+
+    @classmethod
+    def of(cls, customers: Sequence[Customer], *known_as: str) -> Self:
+        users = {*known_as, *(customer.user_id for customer in customers if customer.user_id)}
+        return cls(customers, users, users | {customer.stripe_id for customer in customers})
 
     def sections(self) -> Iterator[tuple[str, Table, ColumnElement[bool]]]:
         """Name, table, and which of its rows."""
         ids = [customer.id for customer in self.customers]
-        names = {name for customer in self.customers for name in (customer.user_id, customer.stripe_id) if name}
         yield "customers", _CUSTOMERS, _CUSTOMERS.c.id.in_(ids)
         for table in Base.metadata.sorted_tables:
             if "customer_id" in table.columns:
                 yield table.name, table, table.c.customer_id.in_(ids)
         for column in forgetting.NAMING:
-            yield column.table.name, column.table, column.in_(names)
-        whose = _ACCOUNTS.c.user_id.in_({customer.user_id for customer in self.customers if customer.user_id})
+            yield column.table.name, column.table, column.in_(self.names)
+        whose = _ACCOUNTS.c.user_id.in_(self.users)
         yield _ACCOUNTS.name, _ACCOUNTS, whose
         accounts = select(_ACCOUNTS.c.id).where(whose)
         for table in Base.metadata.sorted_tables:
@@ -57,15 +63,29 @@ class Person:
 
 
 async def find(session: AsyncSession, id: str) -> Person:
-    """`id` is as for `customers.get`. Raises NotFoundError."""
-    return Person(await erasing.of_person(session, await customers.get(session, id)))
+    """`id` is as for `customers.get`, or a user's who has only credits or usage. Raises NotFoundError."""
+    try:
+        return Person.of(await erasing.of_person(session, await customers.get(session, id)))
+    except NotFoundError:
+        if await _is_known(session, person := Person.of([], id)):
+            return person
+        raise
 
 
 async def find_own(session: AsyncSession, user_id: str) -> Person:
     """By nothing but the user id, which may look like anything, also like a customer's. Raises NotFoundError."""
-    if not (theirs := await erasing.of_user(session, user_id)):
+    person = Person.of(await erasing.of_user(session, user_id), user_id)
+    others = Customer.stripe_id == user_id, Customer.id.not_in([customer.id for customer in person.customers])
+    if await session.scalar(select(Customer.id).where(*others)) is not None:  # then rows that say so are theirs
+        person = replace(person, names=[name for name in person.names if name != user_id])
+    if not person.customers and not await _is_known(session, person):
         raise NotFoundError("There is no billing customer for this user yet.", code="customer_not_found")
-    return Person(theirs)
+    return person
+
+
+async def _is_known(session: AsyncSession, person: Person) -> bool:
+    account = select(CreditAccount.id).where(CreditAccount.user_id.in_(person.users))
+    return await session.scalar(account) is not None or await forgetting.is_named(session, person.names)
 
 
 async def pieces(sessions: Sessions, person: Person) -> AsyncIterator[str]:

@@ -3,7 +3,7 @@
 See docs/customers.md for what goes, what stays, and why.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     cast,
     delete,
+    exists,
     func,
     literal,
     or_,
@@ -60,10 +61,21 @@ ERASED = "erased_"
 STAND_IN = func.concat(ERASED, func.replace(cast(Customer.id, Text), "-", ""))
 """`stand_in`, of a row of customers."""
 
+ACCOUNT_STAND_IN = func.concat(ERASED, func.replace(cast(CreditAccount.id, Text), "-", ""))
+"""The same of a row of credit_accounts, for users who are no customers."""
 
-def stand_in(customer_id: UUID) -> str:
-    """What takes the user id's place: it says nothing, and is the same however often the erasing is begun."""
-    return ERASED + customer_id.hex
+
+def stand_in(id: UUID) -> str:
+    """What takes the user id's place: it says nothing, and is the same however often the erasing is begun.
+
+    `id` is the customer's, or the credit account's of a user who is none.
+    """
+    return ERASED + id.hex
+
+
+async def is_named(session: AsyncSession, names: Collection[str]) -> bool:
+    """Whether any row that names a person so is there, but for what is their customers' or their account's."""
+    return bool(await session.scalar(select(or_(*(exists().where(column.in_(names)) for column in NAMING)))))
 
 
 async def rename_some(session: AsyncSession, user_id: str, to: str) -> bool:
@@ -141,6 +153,17 @@ async def forget(session: AsyncSession, customer_id: UUID, *, actor: str) -> Non
         await _forget_account(session, user_id, name)
 
 
+async def forget_account(session: AsyncSession, account_id: UUID, user_id: str, *, actor: str) -> None:
+    """Take everything personal out of what is here of a user without a customer."""
+    name = stand_in(account_id)
+    while await _rename_some(session, user_id, name):
+        pass
+    await _forget_user(session, user_id, name)
+    await _empty_answers(session, str(account_id), user_id)
+    await audit.record(session, actor=actor, action="credit_account.erased", subject=str(account_id))
+    await _forget_account(session, user_id, name)
+
+
 async def close_accounts(session: AsyncSession, user_ids: Sequence[str]) -> None:
     """Nothing is charged to, or bought for, these users any more. After the audit log, as for all locks of accounts."""
     closing = update(CreditAccount).where(CreditAccount.user_id.in_(user_ids)).values(status="closed")
@@ -194,10 +217,10 @@ async def _forget_user(session: AsyncSession, user_id: str, name: str) -> None:
     await session.execute(update(Replay).where(searched == user_id).values(filter=renamed))
 
 
-async def _empty_answers(session: AsyncSession, stripe_id: str, user_id: str | None) -> None:
-    """Empty the answers kept for repeated requests: those to the user, about them, or that name the customer."""
-    named = func.position(literal(f'"{stripe_id}"'.encode(), LargeBinary).op("IN")(IdempotencyKey.body)) > 0
-    answers = or_(IdempotencyKey.user_id == stripe_id, named)
+async def _empty_answers(session: AsyncSession, id: str, user_id: str | None) -> None:
+    """Empty the answers kept for repeated requests: to the user, about them, or that name the customer or account."""
+    named = func.position(literal(f'"{id}"'.encode(), LargeBinary).op("IN")(IdempotencyKey.body)) > 0
+    answers = or_(IdempotencyKey.user_id == id, named)
     if user_id is not None:
         answers = or_(answers, IdempotencyKey.user_id == user_id, IdempotencyKey.caller == f"user:{user_id}")
     await session.execute(

@@ -32,7 +32,7 @@ async def expire_holds(sessions: Sessions, rules: Credits) -> int:
     async def end(session: AsyncSession, charge_id: UUID, now: int) -> bool:
         ended = await holds.expire(session, rules, charge_id=charge_id, now=now)
         if ended:
-            log.info("charge_expired", charge=str(charge_id))
+            log.info("charge_expired", charge_id=str(charge_id))
         return ended
 
     return await _end_all(sessions, holds.lapsed, end)
@@ -44,7 +44,7 @@ async def expire_grants(sessions: Sessions, rules: Credits) -> int:
     async def end(session: AsyncSession, account_id: UUID, now: int) -> bool:
         uses = await expiry.expire(session, rules, account_id=account_id, now=now)
         if uses:
-            log.info("grants_expired", account=str(account_id), uses=uses)
+            log.info("grants_expired", account_id=str(account_id), uses=uses)
         return uses > 0
 
     return await _end_all(sessions, expiry.due, end)

@@ -1,6 +1,7 @@
 """Carries the erasing of customers out, each step in a transaction of its own; also what was cut off before."""
 
 from contextlib import suppress
+from uuid import UUID
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,7 +10,7 @@ from app.db import Sessions, transaction
 from app.errors import BillingError, NotFoundError
 from app.models import Customer
 from app.provider.protocol import BillingProvider
-from app.services import backfill, customers, erasing
+from app.services import account_erasing, backfill, customers, erasing
 from app.services.subscriptions.reading import ENDED
 from app.worker import customers_first
 
@@ -42,6 +43,16 @@ async def _refuse_subscribed(sessions: Sessions, provider: BillingProvider, id: 
                 raise erasing.SubscribedError
 
 
+async def erase_account(sessions: Sessions, id: str, *, actor: str) -> UUID:
+    """The id of the account whose user was erased. Raises as `account_erasing.find` does."""
+    async with transaction(sessions) as session:
+        account_id = await account_erasing.find(session, id)
+    async with transaction(sessions) as session:
+        await account_erasing.begin(session, account_id, actor=actor)
+    await _finish_account(sessions, account_id, actor=actor)
+    return account_id
+
+
 async def finish_erasing(sessions: Sessions, provider: BillingProvider) -> None:
     """Whatever was begun and not done; and empty the events that have told of the erased since."""
     async with transaction(sessions) as session:
@@ -52,7 +63,23 @@ async def finish_erasing(sessions: Sessions, provider: BillingProvider) -> None:
         except BillingError as error:
             log.warning("customer_erase_delayed", customer=stripe_id, error=error.code)
     async with transaction(sessions) as session:
+        accounts = await account_erasing.unfinished(session)
+    for account_id in accounts:
+        try:
+            await _finish_account(sessions, account_id, actor="system")
+        except BillingError as error:
+            log.warning("account_erase_delayed", account_id=str(account_id), error=error.code)
+    async with transaction(sessions) as session:
         await erasing.empty_late_events(session)
+
+
+async def _finish_account(sessions: Sessions, account_id: UUID, *, actor: str) -> None:
+    renaming = True
+    while renaming:
+        async with transaction(sessions) as session:
+            renaming = await account_erasing.rename_some(session, account_id)
+    async with transaction(sessions) as session:
+        await account_erasing.complete(session, account_id, actor=actor)
 
 
 async def _finish(sessions: Sessions, provider: BillingProvider, stripe_id: str, *, actor: str) -> None:

@@ -14,8 +14,13 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Sessions]:
-    engine = create_engine(settings.database_url.get_secret_value(), pool_size=1, pgbouncer=settings.database_pgbouncer)
+async def connected(settings: Settings, *, statement_seconds: float = 30) -> AsyncIterator[Sessions]:
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=1,
+        pgbouncer=settings.database_pgbouncer,
+        statement_seconds=statement_seconds,
+    )
     try:
         # Few verbs ever want to know, and the others must not need the file.
         yield create_sessions(engine, credit_rules=lambda: load(settings.plans_file).credits)
@@ -23,7 +28,9 @@ async def connected(settings: Settings) -> AsyncIterator[Sessions]:
         await engine.dispose()
 
 
-async def in_transaction(settings: Settings, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+async def in_transaction(
+    settings: Settings, work: Callable[[AsyncSession], Awaitable[T]], *, statement_seconds: float = 30
+) -> T:
     """Run `work` and commit; nothing of it stays if it raises."""
-    async with connected(settings) as sessions, transaction(sessions) as session:
+    async with connected(settings, statement_seconds=statement_seconds) as sessions, transaction(sessions) as session:
         return await work(session)

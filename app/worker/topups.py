@@ -72,7 +72,7 @@ class TopupBuyer:
                     now=unix_now(),
                 )
         except BillingError as error:
-            log.warning("topup_delayed", account=str(attempt.account_id), error=error.code)
+            log.warning("topup_delayed", account_id=str(attempt.account_id), error=error.code)
             async with transaction(self.sessions) as session:
                 await tries.put_off(session, claimed, now=unix_now())
 

@@ -1,6 +1,7 @@
 """What is measured inside of this process: bare SQL that debits an account, and the service that charges one."""
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -57,11 +58,13 @@ class Done:
 
 
 def run(rung: str, load: Load, *, core: frozenset[int] | None) -> Done:
-    """On the core that the app would have, and on its event loop."""
+    """On the core that the app would have, on its event loop, with what is there before left out of collections."""
     mine = os.sched_getaffinity(0)
     if core:
         os.sched_setaffinity(0, core)
     try:
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_debit(load) if rung == "sql" else _charge(load))
     finally:

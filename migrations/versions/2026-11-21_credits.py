@@ -114,6 +114,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("kind = 'hold'"),
     )
     op.create_index(
+        "ix_credit_transfers_purchase_id",
+        "credit_transfers",
+        ["purchase_id"],
+        unique=False,
+        postgresql_where=sa.text("purchase_id IS NOT NULL"),
+    )
+    op.create_index(
         "uq_credit_transfers_key", "credit_transfers", ["key"], unique=True, postgresql_where=sa.text("key IS NOT NULL")
     )
     op.create_table(
@@ -253,6 +260,11 @@ def downgrade() -> None:
     op.drop_index("ix_credit_purchases_account_id", table_name="credit_purchases")
     op.drop_table("credit_purchases")
     op.drop_index("uq_credit_transfers_key", table_name="credit_transfers", postgresql_where=sa.text("key IS NOT NULL"))
+    op.drop_index(
+        "ix_credit_transfers_purchase_id",
+        table_name="credit_transfers",
+        postgresql_where=sa.text("purchase_id IS NOT NULL"),
+    )
     op.drop_index(
         "ix_credit_transfers_charge_id", table_name="credit_transfers", postgresql_where=sa.text("kind = 'hold'")
     )

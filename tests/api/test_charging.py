@@ -2,13 +2,14 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
 import pytest
 from billing import Account
 from charging import CHARGES, CHECK, GOOGLE, charge, check, checked, count, give, sample, set_status
-from serving import PROBLEM, Bearer, CreateKey, bearer
+from serving import API, PROBLEM, Bearer, CreateKey, bearer
 from sqlalchemy import update
 from subscribing import buy
 
@@ -151,14 +152,23 @@ async def test_a_suspended_account_may_not_spend_and_needs_no_offer(
 
 
 async def test_the_plan_is_that_of_the_subscription(
-    client: httpx.AsyncClient, account: Account, reader: Bearer, ada: Bearer
+    client: httpx.AsyncClient, account: Account, sessions: Sessions, key: Bearer, ada: Bearer
 ) -> None:
     assert (await checked(client, ada))["plan_name"] == "free"
     await buy(client, account, ada, "pro")
     [customer] = account.sandbox.rows("customer")
-    for who, body in ((ada, {}), (reader, {"user_id": "ada"}), (reader, {"customer": customer["id"]})):
+    for who, body in ((ada, {}), (key, {"user_id": "ada"}), (key, {"customer": customer["id"]})):
         assert (await checked(client, who, **body))["plan_name"] == "pro"
-    assert (await checked(client, reader, **GOOGLE))["plan_name"] == "free"
+    assert (await checked(client, key, **GOOGLE))["plan_name"] == "free"
+    for _ in range(3):
+        await charge(client, key, uuid4().hex, user_id="ada")
+    assert (await charge(client, key, "wish-1", user_id="ada")).json()["plan_name"] == "pro"
+    # As everywhere, it is what the subscription's status grants.
+    async with transaction(sessions) as session:
+        await session.execute(update(models.Subscription).values(status="unpaid"))
+    assert (await checked(client, ada))["plan_name"] == "free"
+    held = (await client.get(f"{API}/entitlements", headers=ada)).json()
+    assert (held["plan"], held["status"]) == ("free", "unpaid")
 
 
 async def test_a_repeated_charge_is_given_the_first_answer(

@@ -95,7 +95,7 @@ async def test_a_pack_is_bought_with_a_payment_intent_and_can_be_spent(
     counter.pay(begun["payment_id"])
     found = await counter.read(ada, begun["id"])  # before any webhook
     assert (found["status"], found["uses_granted"], found["failure_code"]) == ("succeeded", 20, None)
-    assert found["granted_at"] >= found["created"]
+    assert found["granted_at"] >= found["created_at"]
     assert "client_secret" not in found
     assert await counter.balance(ada, begun["account_id"]) == {"free": 3, "paid": 20, "owed": 0, "used": 0}
     spent = await charge(counter, key, 23)
@@ -233,6 +233,13 @@ async def test_a_key_whose_answer_was_lost_finds_its_purchase_again(counter: Cou
     refused(await counter.post(ada, key="one", pack="studio"), 422, "idempotency_key_reused")
 
 
+async def test_a_key_never_gives_one_users_purchase_to_another(counter: Counter, key: Bearer) -> None:
+    await counter.begin(key, key="one", user_id="ada")
+    async with transaction(counter.account.sessions) as session:
+        await session.execute(models.IdempotencyKey.__table__.delete())
+    refused(await counter.post(key, key="one", user_id="grace"), 422, "idempotency_key_reused")
+
+
 @pytest.mark.parametrize("given", ["a-key", None])
 @pytest.mark.parametrize("page", [False, True])
 async def test_a_crash_before_the_commit_leaves_nothing_twice(
@@ -356,6 +363,29 @@ async def test_purchases_are_their_buyers(
     refused(await counter.client.get(other, headers=grace), 404, "purchase_not_found")
     for odd in (f"{API}/purchases?starting_after=x", f"{API}/purchases/x"):
         refused(await counter.client.get(odd, headers=ada), 404, "purchase_not_found")
+
+
+@pytest.mark.parametrize("page", [False, True])
+async def test_what_stripe_calls_it_names_a_purchase_too(
+    counter: Counter, ada: Bearer, grace: Bearer, operator: Bearer, *, page: bool
+) -> None:
+    begun = await counter.begin(ada, **(PAGE if page else {}))
+    if page:
+        counter.pay_page(begun["checkout_session"])
+        found = await counter.read(ada, begun["checkout_session"])
+    else:
+        counter.pay(begun["payment_id"])
+        found = await counter.read(ada, begun["payment_id"])
+    assert (found["id"], found["status"]) == (begun["id"], "succeeded")
+    for number, name in enumerate(filter(None, (found["payment_id"], found["checkout_session"]))):
+        assert await counter.read(ada, name) == found
+        refused(await counter.client.get(f"{API}/purchases/{name}", headers=grace), 404, "purchase_not_found")
+        answer = await counter.refund(operator, name, key=f"r{number}", amount_minor=100)
+        assert (answer.status_code, answer.json()["id"]) == (201, begun["id"])
+        found = await counter.read(ada, begun["id"])
+    for odd in ("pi_unknown", "cs_unknown"):
+        refused(await counter.client.get(f"{API}/purchases/{odd}", headers=ada), 404, "purchase_not_found")
+        refused(await counter.refund(operator, odd, key=odd), 404, "purchase_not_found")
 
 
 async def test_purchases_are_listed_page_by_page_newest_first(counter: Counter, ada: Bearer, key: Bearer) -> None:
@@ -505,3 +535,32 @@ async def test_an_erased_buyers_money_still_comes_and_goes_by_the_book(
     rows = {str(row.id): row for row in await counter.account.all(models.CreditPurchase)}
     assert rows[found["id"]].clawed == 20
     assert rows[waiting["id"]].status == "succeeded"
+
+
+@pytest.mark.parametrize("paid", [False, True])
+async def test_who_comes_back_after_being_erased_meets_no_former_purchase(
+    counter: Counter, ada: Bearer, operator: Bearer, *, paid: bool
+) -> None:
+    former = await counter.begin(ada)
+    if paid:
+        counter.pay(former["payment_id"])
+    [customer] = counter.sandbox.rows("customer")
+    answer = await counter.client.delete(
+        f"{API}/customers/{customer['id']}", headers={**operator, "Idempotency-Key": "gone"}
+    )
+    assert answer.status_code in {200, 202, 204}, answer.text
+    begun = await counter.begin(ada)
+    assert begun["payment_id"] != former["payment_id"]
+    assert begun["account_id"] != former["account_id"]
+    counter.pay(begun["payment_id"])
+    await counter.tell()
+    assert await counter.balance(ada, begun["account_id"]) == {"free": 3, "paid": 20, "owed": 0, "used": 0}
+
+
+async def test_who_is_being_erased_is_sold_nothing(counter: Counter, ada: Bearer) -> None:
+    await counter.begin(ada)
+    async with transaction(counter.account.sessions) as session:
+        await session.execute(update(models.Customer).values(erased_at=1))
+        await session.execute(update(models.CreditAccount).values(status="closed"))
+    refused(await counter.post(ada, key="k"), 409, "customer_deleted")
+    assert len(counter.sandbox.rows("payment_intent")) == 1

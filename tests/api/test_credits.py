@@ -304,6 +304,24 @@ async def test_a_grant_cannot_have_expired_or_be_negative(client: httpx.AsyncCli
     assert (await enter(client, operator, "grants", "2", user_id="ada", uses=-5, reason="sorry")).status_code == 422
 
 
+async def test_whoever_chose_anothers_account_id_as_user_id_is_not_taken_for_them(
+    client: httpx.AsyncClient, create_key: CreateKey, ada: Bearer
+) -> None:
+    operator = await create_key("operator", "credits:read")
+    hers = await entered(client, operator, "grants", "1", user_id="ada", uses=5, reason="welcome")
+    await entered(client, operator, "grants", "2", user_id=hers["account_id"], uses=1, reason="welcome")
+    address = f"{API}/accounts/{hers['account_id']}"
+    for refused in (
+        await client.get(address, headers=operator),
+        await client.patch(address, headers=operator, json={"status": "suspended"}),
+        await client.delete(address, headers=operator),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (409, "account_ambiguous")
+    for who, id in ((operator, "ada"), (ada, hers["account_id"])):
+        found = (await client.get(f"{API}/accounts/{id}", headers=who)).json()
+        assert (found["account_id"], found["status"]) == (hers["account_id"], "active")
+
+
 async def test_nothing_is_entered_in_a_closed_account(
     client: httpx.AsyncClient, operator: Bearer, spend: Spend, sessions: Sessions
 ) -> None:

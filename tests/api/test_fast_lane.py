@@ -323,6 +323,7 @@ async def test_each_request_leaves_a_line_and_each_charge_another(
     assert [line["event"] for line in told] == ["charge_created", "charge_held", "charge_refused"]
     assert [line.get("charge_id") for line in told] == [made["charge_id"], held["charge_id"], None]
     assert told[2]["code"] == "insufficient_credits"
+    assert [line["request_id"] for line in told] == [line["request_id"] for line in requests[1:4]]
     assert "user@example.com" not in str(lines)
 
 

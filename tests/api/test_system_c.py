@@ -152,6 +152,8 @@ async def test_metadata_may_leave_out_what_a_message_does_not_have(system: Syste
     answer = await system.post("/charges", charge(1) | {"metadata": NOTES | {"channel_id": None}})
     assert answer.status_code == 201, answer.text
     assert answer.json()["metadata"] == {name: text for name, text in NOTES.items() if name != "channel_id"}
+    none = await system.post("/charges", charge(2) | {"metadata": None, "description": None})
+    assert (none.status_code, none.json()["metadata"]) == (201, None)
 
 
 async def test_whoever_has_used_up_what_is_free_is_offered_a_pack(system: System) -> None:

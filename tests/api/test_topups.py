@@ -13,6 +13,7 @@ from topping_up import TopUps
 from app import models
 from app.db import transaction
 from app.main import create_app
+from app.sandbox.resources import payment_intents
 from app.services.identity import mint_development_token
 from app.settings import Settings
 
@@ -138,6 +139,24 @@ async def test_without_a_payment_method_none_is_set(client: httpx.AsyncClient, u
     await topups.open(card=None)
     refused(await call(client, user, "PUT", {"pack": "starter", "threshold": 1}), 409, "no_payment_method")
     assert await topups.found() is None
+
+
+async def test_a_card_that_was_kept_with_a_pack_is_enough(
+    client: httpx.AsyncClient, user: Bearer, account: Account
+) -> None:
+    topups = TopUps(account)
+    await topups.open(card=None)
+    bought = (await client.post(f"{API}/purchases", headers=user, json={"save_payment_method": True})).json()
+    paying = {"payment_method": "pm_card_visa", "return_url": "https://app.example.com/"}
+    with topups.sandbox.changing():
+        payment_intents.confirm(topups.sandbox, paying, bought["payment_id"])
+    await topups.tell()
+    [customer] = topups.sandbox.rows("customer")
+    assert customer["invoice_settings"]["default_payment_method"] is None
+    assert (await call(client, user, "PUT", {"pack": "starter", "threshold": 5})).status_code == 200
+    await topups.spend(20)
+    await topups.run()
+    assert await topups.balance() == 23
 
 
 async def test_a_closed_account_takes_none(client: httpx.AsyncClient, user: Bearer, topups: TopUps) -> None:

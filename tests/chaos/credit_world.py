@@ -47,11 +47,12 @@ class Processes:
 
 
 async def open_world(stack: AsyncExitStack, url: str) -> tuple[World, Reader]:
-    """Two processes, each with connections of its own."""
+    """Two processes, each with connections of its own; one works as it does behind PgBouncer."""
     chargers = []
-    for _ in range(2):
-        engine, own = create_engine(url, pool_size=8), create_engine(url, pool_size=2)
-        charger = Charger(own, sessions=create_sessions(engine), rules=RULES)
+    for pgbouncer in (False, True):
+        engine = create_engine(url, pool_size=8, pgbouncer=pgbouncer)
+        own = create_engine(url, pool_size=2, pgbouncer=pgbouncer)
+        charger = Charger(own, sessions=create_sessions(engine), rules=RULES, pgbouncer=pgbouncer)
         for end in (engine.dispose, own.dispose, charger.aclose):
             stack.push_async_callback(end)
         chargers.append(charger)

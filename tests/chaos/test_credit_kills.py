@@ -13,7 +13,7 @@ import pytest
 from chaos.credit_load import Spending, Wish, lies, service_key, some_wishes
 from chaos.forks import Billhook
 from chaos.link import Link, link_to
-from crediting import available, give
+from crediting import give
 from sqlalchemy import make_url
 
 from app.db import Sessions, create_engine, create_sessions
@@ -57,7 +57,7 @@ async def test_killed_at_any_moment_under_load_it_loses_and_repeats_no_charge(
     sessions: Sessions, billhook: Billhook
 ) -> None:
     choose = random.Random(SEED)  # noqa: S311 - repeatable on purpose
-    wishes = some_wishes(choose, USERS, 600)
+    wishes = some_wishes(choose, USERS, 400)
     await fund(sessions, wishes)
     urls = ["", ""]
     spending = Spending(urls, await service_key(sessions), connections=12)
@@ -68,7 +68,7 @@ async def test_killed_at_any_moment_under_load_it_loses_and_repeats_no_charge(
                 await server.gone(seconds)
 
     await until(spending.fulfil(wishes), asyncio.gather(life(0), life(1)))
-    assert spending.answers.keys() - {200, 201, 402, 503}, "nobody noticed"
+    assert spending.answers.keys() - {200, 201, 402, 503, "UnsupportedProtocol"}, "nobody noticed"
     async with billhook.serving("--no-worker") as (_, urls[0]):
         urls[1] = urls[0]
         await end_well(sessions, spending, wishes)
@@ -88,17 +88,20 @@ async def test_over_a_link_that_is_cut_and_loses_answers_each_key_is_one_charge(
     sessions: Sessions, billhook: Billhook, link: Link
 ) -> None:
     choose = random.Random(SEED)  # noqa: S311 - repeatable on purpose
-    wishes = some_wishes(choose, USERS, 400)
+    wishes = some_wishes(choose, USERS, 100)
     await fund(sessions, wishes)
+    spending = Spending([], await service_key(sessions), connections=8)
 
     async def trouble() -> None:
         while True:
             link.loss = choose.choice([0, 0.05])
-            await asyncio.sleep(choose.uniform(0.02, 0.2))
+            enough = spending.done + choose.randint(1, 15)
+            while spending.done < enough:  # noqa: ASYNC110 - a load tells nobody how far it is
+                await asyncio.sleep(0.005)
             link.reset()
 
     async with billhook.serving("--no-worker") as (_, url):
-        spending = Spending([url], await service_key(sessions), connections=8)
+        spending.urls = [url]
         await until(spending.fulfil(wishes), trouble())
         link.loss = 0
         assert spending.answers[503], "nobody noticed"
@@ -119,7 +122,7 @@ async def test_when_postgres_falls_silent_charges_are_refused_and_soon_after_mad
             await asyncio.sleep(0.05)
         link.heal()
         await waiting
-        assert set(spending.answers) <= {200, 201, 409, 503}
+        assert set(spending.answers) <= {200, 201, 503}
         await end_well(sessions, spending, wishes)
 
 
@@ -128,7 +131,7 @@ async def test_postgres_crashes_and_comes_back_and_no_charge_is_lost(
 ) -> None:
     monkeypatch.setattr(own_postgres, "stop_signal", signal.SIGQUIT)  # "immediate": nothing is ended in good order
     billhook.env |= {"DATABASE_URL": own_postgres.url}
-    wishes = some_wishes(random.Random(SEED), USERS, 500)  # noqa: S311 - repeatable on purpose
+    wishes = some_wishes(random.Random(SEED), USERS, 300)  # noqa: S311 - repeatable on purpose
     async with AsyncExitStack() as stack:
         engine = create_engine(own_postgres.url, pool_size=4)
         stack.push_async_callback(engine.dispose)
@@ -145,7 +148,7 @@ async def test_postgres_crashes_and_comes_back_and_no_charge_is_lost(
             await asyncio.sleep(0.01)
         own_postgres.start()
         await working
-        assert set(spending.answers) <= {200, 201, 402, 409, 503}
+        assert set(spending.answers) <= {200, 201, 402, 503}
         await end_well(sessions, spending, wishes)
 
 
@@ -155,9 +158,8 @@ async def test_without_redis_charges_go_on(sessions: Sessions, billhook: Billhoo
     await fund(sessions, wishes)
     async with billhook.serving("--no-worker") as (_, url):
         spending = Spending([url], await service_key(sessions), connections=8)
-        await spending.fulfil(wishes[:20])
+        await spending.fulfil(wishes[:50])
         await asyncio.to_thread(own_valkey.stop)
         await spending.fulfil(wishes[50:])
         assert set(spending.answers) <= {200, 201, 402}
         await end_well(sessions, spending, wishes)
-    assert await available(sessions, USERS[0]) >= 0

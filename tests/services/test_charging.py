@@ -12,7 +12,7 @@ from app.db import Sessions, transaction
 from app.errors import BillingError, ConflictError, InvalidRequestError
 from app.models import CreditAccount, CreditCharge, CreditTransfer
 from app.services.catalog import Credits
-from app.services.credits import accounts, holds
+from app.services.credits import accounts, expiry, holds, verify
 from app.services.credits.accounts import AccountSuspendedError, Identity
 from app.services.credits.book import open_book
 from app.services.credits.charges import Charged, Charger, InsufficientCreditsError, Order
@@ -177,7 +177,7 @@ async def test_a_hold_is_released_or_lapses_once(charger: Charger, sessions: Ses
         assert await holds.lapsed(session, now, limit=10) == [held.id]
         with pytest.raises(ConflictError) as refusal:
             await holds.capture(session, RULES, charge_id=held.id, quantity=None, now=now)
-        assert refusal.value.code == "hold_expired"
+        assert (refusal.value.code, refusal.value.message) == ("hold_expired", "This hold is expired already.")
     async with transaction(sessions) as session:
         assert await holds.expire(session, RULES, charge_id=held.id, now=now)
     async with transaction(sessions) as session:
@@ -200,8 +200,11 @@ async def test_two_processes_charge_one_account_at_once(sessions: Sessions, engi
     assert await available(sessions) == 0
 
 
-async def test_one_key_in_two_processes_is_one_charge(sessions: Sessions, engine: AsyncEngine) -> None:
-    chargers = [Charger(engine, sessions=sessions, rules=RULES) for _ in range(2)]
+@pytest.mark.parametrize("pgbouncer", [False, True])
+async def test_one_key_in_two_processes_is_one_charge(
+    sessions: Sessions, engine: AsyncEngine, *, pgbouncer: bool
+) -> None:
+    chargers = [Charger(engine, sessions=sessions, rules=RULES, pgbouncer=pgbouncer) for _ in range(2)]
     try:
         for n in range(20):
             same, other = order("ada", key=f"k{n}"), order("bob", key=f"k{n}")
@@ -321,7 +324,58 @@ async def test_two_who_sell_to_one_account_at_once_wait_for_each_other_and_no_lo
     assert await available(sessions) == 44
 
 
-async def buy(sessions: Sessions, uses: int) -> UUID:
+@pytest.mark.parametrize("written_off", [True, False])
+async def test_what_has_expired_unspent_is_owed_by_nobody(
+    charger: Charger, sessions: Sessions, *, written_off: bool
+) -> None:
+    """A refund of an expired pack must not take from the next one what nobody ever had."""
+    expires_at = unix_now() + 100
+    purchase_id = await buy(sessions, 20, expires_at=expires_at)
+    await charger.charge(order(quantity=11))  # three free, eight of the pack
+
+    async def change(verb: str, uses: int) -> CreditAccount:
+        async with transaction(sessions) as session:
+            book = await open_book(session, RULES, expires_at, user_id="ada")
+            assert book is not None
+            await getattr(book, verb)(uses, purchase_id=purchase_id)
+            await book.close()
+        return await account(sessions)
+
+    if written_off:
+        async with transaction(sessions) as session:
+            account_id = (await accounts.get(session, user_id="ada")).id
+            assert await expiry.expire(session, RULES, account_id=account_id, now=expires_at) == 12
+    assert (await change("claw_back", 5)).owed == 0
+    found = await change("claw_back", 15)
+    assert (found.free, found.paid, found.owed, found.used) == (0, 0, 8, 11)
+    found = await change("restore", 20)
+    assert (found.free, found.paid, found.owed, found.used) == (0, 0, 0, 11)
+    found = await change("claw_back", 20)
+    assert (found.free, found.paid, found.owed, found.used) == (0, 0, 8, 11)
+    async with sessions() as session:
+        wrong = await verify.sample(session, most=10)
+    assert {one.what for one in wrong} <= {"purchase_clawed", "purchase_granted_at"}  # this test's own doing
+
+
+async def test_what_settled_a_debt_comes_back_though_the_disputed_pack_has_expired_by_then(
+    charger: Charger, sessions: Sessions
+) -> None:
+    expires_at = unix_now() + 100
+    purchase_id = await buy(sessions, 20, expires_at=expires_at)
+    await charger.charge(order(quantity=23))  # all of it
+    for now, verb in ((unix_now(), "claw_back"), (expires_at, "restore")):
+        async with transaction(sessions) as session:
+            book = await open_book(session, RULES, now, user_id="ada")
+            assert book is not None
+            await getattr(book, verb)(20, purchase_id=purchase_id)
+            await book.close()
+        if verb == "claw_back":
+            await grant(sessions, 30)  # another pack
+            assert await available(sessions) == 10
+    assert await available(sessions) == 30
+
+
+async def buy(sessions: Sessions, uses: int, *, expires_at: int | None = None) -> UUID:
     async with transaction(sessions) as session:
         book, _ = await accounts.open_or_create(session, RULES, Identity(user_id="ada"), unix_now())
         purchase_id = uuid4()
@@ -330,6 +384,6 @@ async def buy(sessions: Sessions, uses: int) -> UUID:
                     VALUES (:id, :account, 'checkout', 'succeeded', 'starter', :uses, 500, 'usd', 0)"""),
             {"id": purchase_id, "account": book.account.id, "uses": uses},
         )
-        book.grant(uses, purchase_id=purchase_id, key=f"grant:{purchase_id}")
+        book.grant(uses, expires_at=expires_at, purchase_id=purchase_id, key=f"grant:{purchase_id}")
         await book.close()
     return purchase_id

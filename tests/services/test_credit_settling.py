@@ -158,7 +158,7 @@ async def test_what_no_webhook_told_is_found_out(account: Account, *, page: bool
         await sync(account.sessions, account.provider, actor="cli", since=None, watch=lambda _page: None)
     else:
         async with transaction(account.sessions) as session:
-            row = await reading.get(session, account.provider, id=begun.row.id, user_id="ada", actor="user:ada")
+            row = await reading.get(session, account.provider, id=str(begun.row.id), user_id="ada", actor="user:ada")
         assert (row.status, row.payment_intent) == ("succeeded", intent)
         await account.deliver_and_process(account.events("refund.created"))
     assert await balance(account) == (3, 10, 0)
@@ -220,7 +220,8 @@ async def test_another_amount_or_currency_grants_nothing_and_is_told(account: Ac
     with capture_logs() as logs:
         for _ in range(2):
             await account.deliver_and_process(account.events())
-    assert [log["reason"] for log in logs if log["event"] == "purchase_mismatched"] == ["amount"]
+    told = [(log["purchase_id"], log["reason"]) for log in logs if log["event"] == "purchase_mismatched"]
+    assert told == [(str(begun.row.id), "amount")]
     assert (await purchase(account, begun)).status == "mismatched"
     assert await balance(account) == (3, 0, 0)
     told = [row.type for row in await account.all(models.OutboxMessage) if row.type.startswith("credits.")]

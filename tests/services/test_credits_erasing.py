@@ -1,5 +1,6 @@
 """Erasing somebody with a credit account: their books stay right and say nothing of them; and what is exported."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -144,6 +145,37 @@ async def test_while_somebody_is_being_erased_no_account_is_made_for_them(accoun
     assert await rows(account, CreditAccount) == []
     await erase(account, row.stripe_id)
     assert (await charge(charger)).balance_after == 2  # whoever comes back is somebody new
+
+
+async def test_charges_that_come_meanwhile_are_in_the_ledger_or_refused(
+    account: Account, charger: Charger, customer: str
+) -> None:
+    async with transaction(account.sessions) as session:
+        book, _ = await accounts.open_or_create(session, RULES, HER, unix_now())
+        book.grant(5000)
+        await book.close()
+    made, enough = 0, asyncio.Event()
+
+    async def spend() -> None:
+        nonlocal made
+        while True:
+            held = await charge(charger, hold=True)
+            made += 1
+            if made == 20:
+                enough.set()
+            async with transaction(account.sessions) as session:
+                await holds.capture(session, RULES, charge_id=held.id, quantity=1, now=unix_now())
+
+    spending = [asyncio.create_task(spend()) for _ in range(4)]
+    await enough.wait()
+    await begin(account, customer)
+    ended = await asyncio.gather(*spending, return_exceptions=True)
+    assert {getattr(error, "code", repr(error)) for error in ended} == {"account_closed"}
+    await erase(account, customer)
+    told = await told_in_credits(account)
+    assert not [what for what in PERSONAL if what in told]
+    assert [row.used for row in await rows(account, CreditAccount)] == [made + 1]
+    assert await is_right(account)
 
 
 async def test_stripe_s_own_event_ends_what_was_begun(account: Account, customer: str) -> None:

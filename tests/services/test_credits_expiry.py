@@ -6,18 +6,22 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from app.db import Sessions, transaction
 from app.models import CreditAccount, CreditCharge, CreditGrant, CreditTransfer
+from app.provider.stripe import StripeProvider
 from app.services.catalog import Credits
 from app.services.credits import accounts, verify
 from app.services.credits.accounts import Identity
 from app.services.credits.charges import Charged, Charger, Order
+from app.settings import Settings
 from app.values import unix_now
 from app.worker import credits as worker
+from app.worker import runner
 
 RULES = Credits(free_uses=3, low_at=-1, hold_seconds=60)
 
@@ -71,7 +75,7 @@ async def test_a_lapsed_hold_gives_back_what_it_held(charger: Charger, sessions:
         await session.execute(over, {"past": unix_now(), "id": held.id})
     with capture_logs() as logs:
         assert await worker.expire_holds(sessions, RULES) == 1
-    assert [(log["event"], log["charge"]) for log in logs] == [("charge_expired", str(held.id))]
+    assert [(log["event"], log["charge_id"]) for log in logs] == [("charge_expired", str(held.id))]
     found = await account(sessions)
     assert (found.free, found.held) == (2, 1)
     async with sessions() as session:
@@ -155,3 +159,22 @@ async def test_one_that_cannot_be_ended_keeps_no_other(charger: Charger, session
         ("credits_not_expired", str(broken.id))
     ]
     assert (await account(sessions, "bob")).held == 0
+
+
+async def test_the_worker_looks_by_itself(
+    charger: Charger, sessions: Sessions, settings: Settings, redis: Redis, provider: StripeProvider
+) -> None:
+    await grant(sessions, 5, expires_at=unix_now() + 100)
+    await hold(charger, quantity=4)
+    await lapse(sessions)
+    stop = asyncio.Event()
+    working = asyncio.create_task(runner.run(settings, sessions=sessions, redis=redis, provider=provider, stop=stop))
+    for _ in range(600):
+        found = await account(sessions)
+        if not found.held and not found.paid:
+            break
+        await asyncio.sleep(0.1)
+    stop.set()
+    await working
+    assert (found.free, found.paid, found.held, found.expires_next) == (3, 0, 0, None)
+    assert await is_right(sessions)

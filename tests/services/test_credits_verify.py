@@ -215,7 +215,7 @@ DAMAGE: Mapping[str, tuple[str, set[str]]] = {
     ),
     "a charge is nobody's": (
         "{charge} VALUES (gen_random_uuid(), gen_random_uuid(), 'k', '', 'captured', 1, 1, 0, 0)",
-        {"account_unknown"},
+        {"account_unknown", "charge_unmoved"},
     ),
     "a transfer is nobody's": (
         "{transfer}) VALUES (gen_random_uuid(), 'adjust', 'issued', 'held', 1, 0, 0)",

@@ -6,19 +6,22 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from billing import ADA, Account
+from billing import ADA, Account, card
 from comparing import causes, compare, dump, found, listed
 from sqlalchemy import select, text
 from starlette.applications import Starlette
 
 from app.db import transaction
 from app.models import CreditPurchase
+from app.sandbox import checkout as hosted
 from app.sandbox.app import create_sandbox
 from app.sandbox.resources import payment_intents, refunds
 from app.services import customers
 from app.services.catalog import Credits
 from app.services.credits import accounts, verify
 from app.services.credits.accounts import Identity
+from app.services.purchases import creating
+from app.services.purchases.creating import Wish
 from app.services.reconcile import runs
 from app.values import unix_now
 
@@ -116,6 +119,38 @@ async def test_a_purchase_whose_webhooks_were_lost_is_found_and_granted_once(acc
     assert (await compare(account)).drifted == 0
     await account.process()  # the events that were fetched
     await account.deliver_and_process(account.events())
+    assert await paid(account) == 20
+
+
+@pytest.mark.parametrize("page", [False, True])
+async def test_a_pack_that_was_sold_and_never_told_of_is_granted(account: Account, ada: str, *, page: bool) -> None:
+    wish = Wish(
+        identity=Identity(user_id=ADA.user_id),
+        pack="starter",
+        success_url="https://app.example.com/done" if page else None,
+        cancel_url=None,
+        save_payment_method=False,
+    )
+    async with transaction(account.sessions) as session:
+        begun = await creating.create(
+            session, account.provider, account.redis, account.plans, wish, idempotency_key="k", actor="user:demo-1"
+        )
+    assert (await compare(account)).drifted == 0, "nobody has paid it yet"
+    if page:
+        hosted.pay(account.sandbox, str(begun.row.checkout_session), card())
+    else:
+        with account.sandbox.changing():
+            method = {"payment_method": "pm_card_visa", "return_url": "https://app.example.com/"}
+            payment_intents.confirm(account.sandbox, method, str(begun.row.payment_intent))
+    [intent] = account.sandbox.rows("payment_intent")
+    assert intent["customer"] == ada
+    for repair in (False, True):
+        run = await compare(account, repair=repair)
+        expected = (intent["id"], "purchase_not_granted", {"status": ["pending", "succeeded"]}, repair)
+        assert await told(account, run) == [expected]
+    assert (await paid(account), (await now(account)).status) == (20, "succeeded")
+    await account.deliver_and_process(account.events())
+    assert await told(account, await compare(account, repair=True)) == []
     assert await paid(account) == 20
 
 

@@ -7,11 +7,12 @@ import pytest
 import time_machine
 from billing import Account
 from sqlalchemy import func, select, text, update
-from topping_up import TopUps
+from topping_up import Changing, TopUps
 
 from app import models
 from app.db import transaction
 from app.errors import BillingError, UnavailableError
+from app.sandbox.resources import payment_methods
 from app.services.catalog import Credits, Pack
 from app.services.credits.book import open_book
 from app.services.topups.tries import BREAKER, LEASE_SECONDS, PAUSES, WAIT_SECONDS
@@ -86,14 +87,55 @@ async def test_what_expires_makes_it_due(topups: TopUps) -> None:
 
 
 async def test_it_is_bought_again_while_too_little_is_left(topups: TopUps) -> None:
+    await topups.put(threshold=12)
+    smaller = Pack(key="starter", name="Starter", currency="usd", amount=300, uses=8)
+    topups.account.plans = topups.account.plans.model_copy(update={"packs": {"starter": smaller}})
+    await topups.run()
+    assert await topups.balance() == 3 + 2 * 8
+    assert topups.payments() == ["succeeded"] * 2
+
+
+async def test_nothing_is_bought_for_what_is_owed(topups: TopUps) -> None:
     async with transaction(topups.account.sessions) as session:
         owing = update(models.CreditAccount).values(owed=30, free=0, hand=0, hand_grant=None, hand_book=None)
         await session.execute(owing)
         await session.execute(text("UPDATE credit_grants SET remaining = 0, open = false"))
     await topups.put(threshold=1)
     await topups.run()
-    assert await topups.balance() == 10
-    assert topups.payments() == ["succeeded"] * 2
+    assert topups.payments() == []
+    await _rewrite(topups, models.CreditAccount, owed=0)
+    await topups.run_later()
+    assert await topups.balance() == 20
+
+
+async def test_while_a_bank_holds_the_money_of_a_purchase_no_other_is_made(topups: TopUps) -> None:
+    await topups.put(threshold=3)
+    await topups.run()
+    await _rewrite(topups, models.CreditPurchase, amount_disputed=500)
+    await topups.spend(20)
+    await topups.run()
+    assert topups.payments() == ["succeeded"]
+    due_at = (await topups.row()).due_at
+    assert due_at is not None
+    assert due_at > unix_now() + WAIT_SECONDS - 5
+    await _rewrite(topups, models.CreditPurchase, amount_disputed=0)
+    await topups.run_later()
+    assert await topups.balance() == 23
+
+
+async def test_a_refund_of_a_top_up_buys_no_other(topups: TopUps) -> None:
+    await topups.put(threshold=3)
+    await topups.run()
+    async with topups.account.sessions() as session:
+        paid = await session.scalar(select(models.CreditPurchase.payment_intent))
+    await topups.account.provider.create_refund(
+        charge=None, payment_intent=paid, amount=None, reason=None, idempotency_key="refund"
+    )
+    await topups.tell()
+    assert await topups.balance() == 3
+    await topups.run()
+    assert topups.payments() == ["succeeded"]
+    assert (await topups.row()).due_at is None
 
 
 async def test_who_bought_a_pack_meanwhile_is_sold_no_other(topups: TopUps) -> None:
@@ -282,6 +324,27 @@ async def test_what_a_subscription_is_charged_to_counts_as_the_default(account: 
     assert (await topups.row()).due_at is not None
 
 
+async def test_without_a_default_the_card_that_was_kept_last_is_charged(account: Account) -> None:
+    topups = TopUps(account)
+    await topups.open(card=None)
+    with topups.sandbox.changing():
+        whose = {"customer": topups.customer}
+        kept = [payment_methods.attach(topups.sandbox, whose, "pm_card_visa")["id"] for _ in range(2)]
+    await topups.tell()
+    async with transaction(account.sessions) as session:
+        method = models.PaymentMethod
+        later = update(method).where(method.stripe_id == kept[1]).values(created=method.created + 1)
+        await session.execute(later)
+    await topups.put(threshold=3)
+    await topups.run()
+    [intent] = topups.sandbox.rows("payment_intent")
+    assert (intent["payment_method"], await topups.balance()) == (kept[1], 23)
+    for declined, due in ((kept[1], False), (kept[0], True)):
+        await _rewrite(topups, models.CreditTopup, failures=BREAKER, payment_method=declined)
+        await topups.worker().notice_new_methods()
+        assert ((await topups.row()).due_at is not None) == due
+
+
 async def test_a_card_that_is_gone_is_a_decline_without_a_payment(topups: TopUps) -> None:
     await topups.put(threshold=3)
     [method] = await topups.account.all(models.PaymentMethod)
@@ -329,6 +392,31 @@ async def test_a_payment_under_way_is_waited_for(topups: TopUps) -> None:
     assert await topups.purchases() == [("succeeded", None)]
     assert (await topups.row()).purchase_id is None
     assert await topups.balance() == 23
+
+
+async def test_a_payment_that_fails_while_it_is_looked_at_is_canceled(topups: TopUps) -> None:
+    await topups.put(threshold=3)
+    assert await topups.crash("create_payment_intent", after=True)
+    [intent] = topups.sandbox.rows("payment_intent")
+    with topups.sandbox.changing():
+        topups.sandbox.get("payment_intent", intent["id"]).update(
+            status="processing", amount_received=0, latest_charge=None
+        )
+    await topups.run_later()
+
+    def fail() -> None:
+        error = {"type": "card_error", "code": "card_declined", "decline_code": "generic_decline", "message": "No."}
+        with topups.sandbox.changing():
+            topups.sandbox.get("payment_intent", intent["id"]).update(
+                status="requires_payment_method", last_payment_error=error
+            )
+
+    await topups.run_later(Changing(topups.account.provider, "retrieve_payment_intent", fail))
+    assert await topups.purchases() == [("failed", "generic_decline")]
+    await topups.run_later()
+    assert topups.payments() == ["canceled"]
+    row = await topups.row()
+    assert (row.failures, row.failure_code, row.purchase_id) == (1, "generic_decline", None)
 
 
 @pytest.mark.parametrize("fault", ["error", "rate_limit", "lock_timeout"])

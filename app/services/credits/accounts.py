@@ -1,16 +1,18 @@
 """Credit accounts: one per user, made with its free uses the first time somebody asks for it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import BillingError, NotFoundError
+from app.errors import BillingError, ConflictError, NotFoundError
 from app.models import CreditAccount, Customer
 from app.services.catalog import Credits
-from app.services.credits.book import Book, open_book
+from app.services.credits.book import Account, Book, open_book
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,12 @@ class Balance:
     held: int
     owed: int
     used: int
+
+    @classmethod
+    def of(cls, account: Account | CreditAccount) -> Self:
+        """As its books have it, what has expired meanwhile included."""
+        names = ("user_id", "status", "free", "paid", "held", "owed", "used")
+        return cls(account_id=account.id, **{name: getattr(account, name) for name in names})
 
     @property
     def available(self) -> int:
@@ -61,6 +69,19 @@ async def get(session: AsyncSession, *, account_id: UUID | None = None, user_id:
     if (account := await find(session, account_id=account_id, user_id=user_id)) is None:
         raise NotFoundError("There is no such account.", code="account_not_found")
     return account
+
+
+async def named(session: AsyncSession, id: str) -> CreditAccount:
+    """By its id, or its user's. Raises NotFoundError; ConflictError where it is one's id and another's user's."""
+    whose = CreditAccount.user_id == id
+    with suppress(ValueError):
+        whose = or_(whose, CreditAccount.id == UUID(id))
+    found = (await session.scalars(select(CreditAccount).where(whose).execution_options(populate_existing=True))).all()
+    if len(found) > 1:  # whoever may choose their user id must not be taken for another, nor be one's undoing
+        raise ConflictError("This is one account's id and another's user: use the other id.", code="account_ambiguous")
+    if not found:
+        raise NotFoundError("There is no such account.", code="account_not_found")
+    return found[0]
 
 
 async def ensure(session: AsyncSession, rules: Credits, identity: Identity, now: int) -> tuple[CreditAccount, bool]:

@@ -9,21 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Table, bindparam, func, insert, select, update
+from sqlalchemy import Table, bindparam, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import InvalidRequestError
-from app.models import CreditAccount, CreditCharge, CreditGrant, CreditTopup, CreditTransfer, Customer
+from app.models import CreditAccount, CreditCharge, CreditTopup, CreditTransfer, Customer
 from app.services import outbox
 from app.services.catalog import Credits
+from app.services.credits.lots import GRANTS, Lot, Spendable, load, state, values
 from app.services.outbox import Message
 
 ACCOUNTS: Table = CreditAccount.__table__  # type: ignore[assignment]  # a mapped class says no more than FromClause
-GRANTS: Table = CreditGrant.__table__  # type: ignore[assignment]  # the same
 TRANSFERS: Table = CreditTransfer.__table__  # type: ignore[assignment]  # the same
 TOPUPS: Table = CreditTopup.__table__  # type: ignore[assignment]  # the same
 
-Spendable = Literal["free", "paid"]
 NO_NOTICE = -1
 
 
@@ -39,27 +38,6 @@ class Account:
     held: int
     owed: int
     used: int
-
-
-@dataclass(slots=True, eq=False)
-class Lot:
-    """A grant, as it is spent; `remaining` is all that is left of it, in hand or not."""
-
-    id: UUID
-    book: Spendable
-    amount: int
-    remaining: int
-    expires_at: int | None
-    purchase_id: UUID | None
-    reason: str | None
-    created: int
-    new: bool = False
-    touched: bool = False
-
-    @property
-    def turn(self) -> tuple[bool, bool, int, int, UUID]:
-        """Free first, then what expires first, then the oldest."""
-        return self.book == "paid", self.expires_at is None, self.expires_at or 0, self.created, self.id
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +60,11 @@ class Book:
     @property
     def available(self) -> int:
         return self.account.free + self.account.paid
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether something has expired that the rows don't say yet."""
+        return any(lot.is_over(self.now) for lot in self.lots.values())
 
     def grant(
         self,
@@ -129,9 +112,13 @@ class Book:
     async def claw_back(self, uses: int, *, purchase_id: UUID) -> None:
         """Take back what a purchase brought: of its own grant, then of others; what has been spent becomes owed.
 
-        What is held stays held: a capture can't fail.
+        What is held stays held: a capture can't fail. What expired unspent is nothing that anybody could owe.
         """
         own = await self._lot_of_purchase(purchase_id)
+        if lapsed := min(uses, await self._written_off(own)):
+            peak = self.peak
+            self._move("expire", "expired", own.book, lapsed, lot=own, purchase_id=purchase_id)
+            self.peak = peak  # it goes at once, and was never available
         first = min(uses, own.remaining)
         if first:
             self._move("claw_back", own.book, "revoked", first, lot=own, purchase_id=purchase_id)
@@ -157,8 +144,8 @@ class Book:
                 left -= part
         if left:
             # A debt that something else has settled meanwhile: to no grant that is there, which what it holds comes
-            # back to and has to fit in.
-            lot = self._new_lot(left, book=own.book, expires_at=own.expires_at, purchase_id=None, reason=None)
+            # back to and has to fit in. It stands for uses of other grants, and must not be lost with this one's.
+            lot = self._new_lot(left, book=own.book, expires_at=None, purchase_id=None, reason=None)
             self._move("restore", "revoked", own.book, left, lot=lot, purchase_id=purchase_id)
         self._free_up()
 
@@ -269,7 +256,7 @@ class Book:
 
     def _expire(self) -> None:
         for lot in self._in_turn():
-            if lot.expires_at is not None and lot.expires_at <= self.now:
+            if lot.is_over(self.now):
                 self._move("expire", lot.book, "expired", lot.remaining, lot=lot, purchase_id=lot.purchase_id)
 
     def _settle(self) -> None:
@@ -295,7 +282,6 @@ class Book:
         found = await self.session.execute(
             select(TRANSFERS.c.grant_id, (net - returned).label("taken"))
             .where(
-                TRANSFERS.c.account_id == self.account.id,
                 TRANSFERS.c.purchase_id == purchase_id,
                 TRANSFERS.c.kind.in_(("claw_back", "restore")),
                 TRANSFERS.c.grant_id.is_not(None),
@@ -304,6 +290,23 @@ class Book:
             .order_by(TRANSFERS.c.grant_id)
         )
         return {row.grant_id: int(row.taken) for row in found if row.taken and row.taken > 0}
+
+    async def _written_off(self, lot: Lot) -> int:
+        """How much of a grant has expired, and was not taken back instead."""
+        if not lot.is_over(self.now):
+            return 0
+        signed = case((TRANSFERS.c.destination == "expired", TRANSFERS.c.amount), else_=-TRANSFERS.c.amount)
+        written = await self.session.scalar(
+            # By its purchase: an account may have millions of transfers, and is locked.
+            select(func.sum(signed)).where(TRANSFERS.c.purchase_id == lot.purchase_id, TRANSFERS.c.kind == "expire")
+        )
+        just_now = (
+            entry["amount"] if entry["destination"] == "expired" else -entry["amount"]
+            for entry in self.entries
+            if entry["grant_id"] == lot.id and entry["kind"] == "expire"
+        )
+        lapsed: int = int(written or 0) + sum(just_now)
+        return lapsed
 
     async def _lot_of_purchase(self, purchase_id: UUID) -> Lot:
         grant_id = next((lot.id for lot in self.lots.values() if lot.purchase_id == purchase_id), None)
@@ -317,7 +320,7 @@ class Book:
         """Have these grants at hand too, though nothing is left of them."""
         missing = [grant_id for grant_id in grant_ids if grant_id not in self.lots]
         if missing:
-            self.lots |= await _lots(self.session, GRANTS.c.id.in_(missing))
+            self.lots |= await load(self.session, GRANTS.c.id.in_(missing))
 
     async def _resolve(self, charge: CreditCharge, status: str, *, captured: int) -> None:
         charge.status, charge.captured, charge.resolved_at = status, captured, self.now
@@ -326,14 +329,14 @@ class Book:
     async def _write_lots(self) -> None:
         first = next(iter(self._in_turn()), None)
         new = [
-            {"account_id": self.account.id, **_values(lot, in_hand=lot is first)}
+            {"account_id": self.account.id, **values(lot, in_hand=lot is first)}
             for lot in self.lots.values()
             if lot.new
         ]
         if new:
             await self.session.execute(insert(GRANTS), new)
         changed = [
-            {"grant": lot.id, **_state(lot, in_hand=lot is first)}
+            {"grant": lot.id, **state(lot, in_hand=lot is first)}
             for lot in self.lots.values()
             if not lot.new and (lot.touched or lot is first or lot.id == self.hand_before)
         ]
@@ -387,7 +390,9 @@ class Book:
                 data={"available": self.available, "free": account.free, "paid": account.paid, "owed": account.owed},
             )
             await outbox.append(self.session, [low])
-        if self.topup_at is not None and self._fell_to(self.topup_at):
+        # Whose money went back is not to be charged again for that.
+        taken_back = any(entry["kind"] == "claw_back" for entry in self.entries)
+        if self.topup_at is not None and self._fell_to(self.topup_at) and not taken_back:
             await self.session.execute(
                 update(TOPUPS)
                 .where(TOPUPS.c.account_id == account.id, TOPUPS.c.due_at.is_(None))
@@ -409,7 +414,7 @@ async def open_book(
     if row is None:
         return None
     # Only now, under the lock: what came before it may have been changed by whoever held the lock.
-    lots = await _lots(session, (GRANTS.c.account_id == row.id) & GRANTS.c.open)
+    lots = await load(session, (GRANTS.c.account_id == row.id) & GRANTS.c.open)
     if row.hand_grant is not None:
         lots[row.hand_grant].remaining += row.hand
     topup_at = await session.scalar(select(TOPUPS.c.threshold).where(TOPUPS.c.account_id == row.id))
@@ -435,29 +440,3 @@ async def open_book(
     )
     book._expire()  # noqa: SLF001 - its own module
     return book
-
-
-async def _lots(session: AsyncSession, which: ColumnElement[bool]) -> dict[UUID, Lot]:
-    found = await session.execute(select(GRANTS).where(which))
-    return {
-        row.id: Lot(
-            id=row.id,
-            book=row.book,
-            amount=row.amount,
-            remaining=row.remaining,
-            expires_at=row.expires_at,
-            purchase_id=row.purchase_id,
-            reason=row.reason,
-            created=row.created,
-        )
-        for row in found
-    }
-
-
-def _state(lot: Lot, *, in_hand: bool) -> dict[str, Any]:
-    return {"remaining": 0 if in_hand else lot.remaining, "open": lot.remaining > 0}
-
-
-def _values(lot: Lot, *, in_hand: bool) -> dict[str, Any]:
-    fixed = ("id", "book", "amount", "expires_at", "purchase_id", "reason", "created")
-    return {name: getattr(lot, name) for name in fixed} | _state(lot, in_hand=in_hand)

@@ -24,64 +24,13 @@ from app.errors import BillingError, InvalidRequestError, UnavailableError
 from app.models import CreditCharge
 from app.services.catalog import Credits
 from app.services.credits.accounts import AccountSuspendedError, Balance, Identity, open_or_create
-from app.services.credits.book import Book
+from app.services.credits.charge_statement import CHARGE, MADE
 from app.services.credits.coalescer import Coalescer
 from app.values import unix_now
 
 MAX_QUANTITY = 1_000_000_000
 _SLOW_AT_ONCE = 4  # connections the books may take of the pool that all requests share
 _ROUNDS = 5
-
-# $1 to $11 are what is asked, one array per column; $12 is now. Locked accounts are left out, so that this never waits:
-# they take the other way. Of each account's queue the first are charged as long as the grant in hand lasts. For one
-# order the parts of this statement cost more than its rows: it has no more of them than it needs.
-CHARGE = """
-WITH seen AS MATERIALIZED (
-    SELECT *, free + paid - running AS balance_after,
-           known IS NULL AND status = 'active' AND (expires_next IS NULL OR expires_next > $12)
-           AND running <= hand AND free + paid - running > notice_at AS fits
-      FROM (SELECT asked.*, k.id AS known, k.fingerprint AS known_fingerprint, k.account_id AS known_account,
-                   k.balance_after AS known_balance_after, k.expires_at AS known_expires_at, k.created AS known_created,
-                   mine.id AS account_id, mine.status, free, paid, held, owed, used, hand, hand_grant, hand_book,
-                   notice_at, expires_next,
-                   sum(asked.quantity) FILTER (WHERE k.id IS NULL AND mine.id IS NOT NULL)
-                       OVER (PARTITION BY asked.user_id ORDER BY ord ROWS UNBOUNDED PRECEDING) AS running
-              FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::int[], $7::bigint[],
-                          $8::bigint[], $9::text[], $10::text[], $11::text[])
-                AS asked (ord, id, user_id, key, fingerprint, quantity, hold_until, amount_minor, currency, description,
-                          metadata)
-              LEFT JOIN credit_charges k ON k.key = asked.key
-              LEFT JOIN LATERAL (SELECT * FROM credit_accounts WHERE user_id = asked.user_id
-                                    FOR NO KEY UPDATE SKIP LOCKED) AS mine ON true) AS queued
-), debited AS (
-    UPDATE credit_accounts AS a
-       SET hand = a.hand - total,
-           free = a.free - CASE a.hand_book WHEN 'free' THEN total ELSE 0 END,
-           paid = a.paid - CASE a.hand_book WHEN 'free' THEN 0 ELSE total END,
-           held = a.held + holding,
-           used = a.used + total - holding
-      FROM (SELECT account_id, sum(quantity) AS total,
-                   coalesce(sum(quantity) FILTER (WHERE hold_until IS NOT NULL), 0) AS holding
-              FROM seen WHERE fits GROUP BY account_id) AS totals
-     WHERE a.id = totals.account_id
-), charged AS (
-    INSERT INTO credit_charges (id, account_id, key, fingerprint, status, quantity, captured, amount_minor, currency,
-                                description, metadata, balance_after, expires_at, created)
-    SELECT id, account_id, key, fingerprint, CASE WHEN hold_until IS NULL THEN 'captured' ELSE 'held' END, quantity,
-           CASE WHEN hold_until IS NULL THEN quantity ELSE 0 END, amount_minor, currency, description,
-           metadata::jsonb, balance_after, hold_until, $12
-      FROM seen WHERE fits
-), moved AS (
-    INSERT INTO credit_transfers (account_id, kind, source, destination, amount, grant_id, charge_id, balance_after,
-                                  created)
-    SELECT account_id, CASE WHEN hold_until IS NULL THEN 'charge' ELSE 'hold' END, hand_book,
-           CASE WHEN hold_until IS NULL THEN 'consumed' ELSE 'held' END, quantity, hand_grant, id, balance_after, $12
-      FROM seen WHERE fits ORDER BY ord
-)
-SELECT fits, balance_after, account_id, status, free, paid, held, owed, used, hand_book, expires_next, known,
-       known_fingerprint, known_account, known_balance_after, known_expires_at, known_created
-  FROM seen ORDER BY ord
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +162,7 @@ class Charger:
         for order, row in zip(orders, rows, strict=True):
             if row["fits"]:
                 taken[row["account_id"], order.hold] += order.quantity
-        return [
+        answers = [
             _made(
                 order,
                 id=id,
@@ -226,17 +175,29 @@ class Charger:
             else _not_made(order, row, taken, now)
             for order, id, row, hold_until in zip(orders, ids, rows, holds, strict=True)
         ]
+        refusals = InsufficientCreditsError | AccountSuspendedError
+        refused = [order.key for order, answer in zip(orders, answers, strict=True) if isinstance(answer, refusals)]
+        # Accounts are seen as they were when they were locked, keys as they were before: another process may have made
+        # the very charge in between, and spent the last by it.
+        made = {row["key"] for row in await driver.fetch(MADE, refused)} if refused else set()
+        return [
+            _UndecidedError() if order.key in made else answer for order, answer in zip(orders, answers, strict=True)
+        ]
 
     async def _charge_by_the_book(self, order: Order) -> Charged:
         for _ in range(_ROUNDS):
             try:
                 async with transaction(self._sessions) as session:
-                    return await _charge(session, self._rules, order)
+                    outcome = await _charge(session, self._rules, order)
             except DBAPIError as error:
                 # A key that somebody else has used for another account at the same moment.
                 clash = isinstance(error.driver_exception, asyncpg.UniqueViolationError | asyncpg.DeadlockDetectedError)
                 if not clash:
                     raise
+            else:
+                if isinstance(outcome, InsufficientCreditsError):
+                    raise outcome
+                return outcome
         raise UnavailableError("The same key is being used for something else; try again.", retry_after=1)
 
 
@@ -289,11 +250,12 @@ def _not_made(
             created=row["known_created"],
             replayed=True,
         )
-    lapsing = row["expires_next"] is not None and row["expires_next"] <= now
-    if row["account_id"] is None or lapsing:
+    if row["account_id"] is None:
         return _UndecidedError()
     if row["status"] != "active":
         return _suspended(row["status"])
+    if row["expires_next"] is not None and row["expires_next"] <= now:
+        return _UndecidedError()
     spent, held = taken[row["account_id"], False], taken[row["account_id"], True]
     of_free = spent + held if row["hand_book"] == "free" else 0
     balance = Balance(
@@ -323,19 +285,24 @@ def _suspended(status: str) -> AccountSuspendedError:
     return AccountSuspendedError("This account is suspended.")
 
 
-async def _charge(session: AsyncSession, rules: Credits, order: Order) -> Charged:
-    """With the account's books open. The key is looked up under the lock: who had it before us has committed."""
+async def _charge(session: AsyncSession, rules: Credits, order: Order) -> Charged | InsufficientCreditsError:
+    """With the account's books open. The key is looked up under the lock: who had it before us has committed.
+
+    The error is an answer where something is to be committed all the same.
+    """
     now = unix_now()
-    if (known := await _replay(session, order)) is not None:
-        return known
     book, new = await open_or_create(session, rules, order.identity, now)
     if (known := await _replay(session, order)) is not None:
         return known
     if book.account.status != "active":
         raise _suspended(book.account.status)
     if order.quantity > book.available:
-        balance = balance_of(book)
-        raise InsufficientCreditsError(replace(balance, account_id=None) if new else balance)  # it won't stay
+        balance = Balance.of(book.account)
+        if new:
+            raise InsufficientCreditsError(replace(balance, account_id=None))  # it won't stay
+        if book.lapsed:
+            await book.close()  # who comes next is refused by the statement
+        return InsufficientCreditsError(balance)
     id = uuid4()
     book.spend(order.quantity, id, hold=order.hold)
     hold_until = _hold_until(order, rules, now)
@@ -363,20 +330,6 @@ async def _charge(session: AsyncSession, rules: Credits, order: Order) -> Charge
     await session.flush()
     await book.close()
     return charged
-
-
-def balance_of(book: Book) -> Balance:
-    account = book.account
-    return Balance(
-        account_id=account.id,
-        user_id=account.user_id,
-        status=account.status,
-        free=account.free,
-        paid=account.paid,
-        held=account.held,
-        owed=account.owed,
-        used=account.used,
-    )
 
 
 async def _replay(session: AsyncSession, order: Order) -> Charged | None:

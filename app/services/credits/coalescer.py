@@ -7,9 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import asyncpg
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import UnavailableError
@@ -142,6 +140,6 @@ class Coalescer(Generic[Asked, Answer]):
     async def _disconnect(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None
         if connection is not None:
-            with suppress(SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                await connection.invalidate()
-                await connection.close()
+            for step in (connection.invalidate, connection.close):
+                with suppress(Exception):  # whatever is wrong with it, nobody must wait for an answer because of that
+                    await step()

@@ -106,7 +106,10 @@ async def set_status(
     before = {"status": account.status}
     action = "credit_account.suspended" if status == "suspended" else "credit_account.reactivated"
     await _record(session, account_id, actor=actor, action=action, before=before, after={"status": status})
-    await session.execute(update(CreditAccount).where(CreditAccount.id == account_id).values(status=status))
+    # It may have been closed while we waited for the audit chain.
+    setting = update(CreditAccount).where(CreditAccount.id == account_id, CreditAccount.status != "closed")
+    if await session.scalar(setting.values(status=status).returning(CreditAccount.id)) is None:
+        raise _closed()
 
 
 async def _done_with(session: AsyncSession, key: str) -> CreditTransfer | None:
@@ -128,7 +131,7 @@ async def _adjusted(session: AsyncSession, first: CreditTransfer) -> int:
 async def _record(session: AsyncSession, account_id: UUID, *, actor: str, action: str, **changes: Any) -> None:
     account = await accounts.get(session, account_id=account_id)
     if account.status == "closed":
-        raise ConflictError("This account is closed.", code="account_closed")
+        raise _closed()
     customer = await customers.find_for_user(session, account.user_id)
     await audit.record(
         session,
@@ -143,7 +146,13 @@ async def _record(session: AsyncSession, account_id: UUID, *, actor: str, action
 async def _open(session: AsyncSession, rules: Credits, account_id: UUID, now: int) -> Book:
     if (book := await open_book(session, rules, now, account_id=account_id)) is None:
         raise NotFoundError("There is no such account.", code="account_not_found")
+    if book.account.status == "closed":
+        raise _closed()
     return book
+
+
+def _closed() -> ConflictError:
+    return ConflictError("This account is closed.", code="account_closed")
 
 
 def _key_reused() -> InvalidRequestError:

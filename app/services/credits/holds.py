@@ -94,4 +94,4 @@ def _refuse(charge: CreditCharge, now: int) -> NoReturn:
     if charge.expires_at is None:
         raise ConflictError("This charge was not held.", code="charge_not_held")
     state = "expired" if charge.status == "held" and _is_over(charge, now) else charge.status
-    raise ConflictError(f"This hold has been {state}.", code=f"hold_{state}")
+    raise ConflictError(f"This hold is {state} already.", code=f"hold_{state}")

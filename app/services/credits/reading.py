@@ -5,6 +5,7 @@ no more, though the books may still have it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 from uuid import UUID
 
@@ -57,16 +58,7 @@ async def _look(session: AsyncSession, whose: ColumnElement[bool], *, now: int) 
         return None
     account: CreditAccount = rows[0][0]
     gone = {book: sum(left for _, where, left in rows if where == book) for book in ("free", "paid")}
-    has = Balance(
-        account_id=account.id,
-        user_id=account.user_id,
-        status=account.status,
-        free=account.free - gone["free"],
-        paid=account.paid - gone["paid"],
-        held=account.held,
-        owed=account.owed,
-        used=account.used,
-    )
+    has = replace(Balance.of(account), free=account.free - gone["free"], paid=account.paid - gone["paid"])
     return AccountState(account, has)
 
 

@@ -162,7 +162,7 @@ async def _settle(session: AsyncSession, purchase: CreditPurchase, owner: UUID |
     purchase.status, purchase.failure_code = standing.status, standing.failure_code
     purchase.amount_refunded, purchase.amount_disputed = standing.amount_refunded, standing.amount_disputed
     if standing.status == "failed" and was != "failed":
-        log.info("purchase_failed", purchase=str(purchase.id), failure_code=purchase.failure_code)
+        log.info("purchase_failed", purchase_id=str(purchase.id), failure_code=purchase.failure_code)
     if standing.status == "mismatched" and was != "mismatched":
         _log_mismatch(purchase, payment_intent=purchase.payment_intent, reason="amount")
         await change.tell("credits.purchase_mismatched")
@@ -215,7 +215,7 @@ class _Change:
 
     async def record(self, what: str, **before: Any) -> None:
         row, event = self.purchase, f"purchase_{what}"
-        log.info(event, purchase=str(row.id), account=str(row.account_id), uses=row.uses, clawed=row.clawed)
+        log.info(event, purchase_id=str(row.id), account_id=str(row.account_id), uses=row.uses, clawed=row.clawed)
         await audit.record(
             self.session,
             actor=self.origin.actor,
@@ -231,8 +231,10 @@ class _Change:
         if self.origin.silent:
             return
         row = self.purchase
+        # Uses may go and come back again and again, and this transaction alone tells of its own time.
+        key = f"{type}:{row.id}" if not more else f"{type}:{row.id}:{uuid4()}"
         news = outbox.Message(
-            key=f"{type}:{row.id}:{uuid4()}",  # it may come again, and this transaction alone has made it so
+            key=key,
             type=type,
             subject=str(row.account_id),
             customer_id=self.owner,
@@ -247,7 +249,7 @@ _TOLD = ("pack", "uses", *_MONEY, "clawed")
 
 
 def _log_mismatch(purchase: CreditPurchase, *, payment_intent: str | None, reason: str) -> None:
-    log.warning("purchase_mismatched", purchase=str(purchase.id), payment_intent=payment_intent, reason=reason)
+    log.warning("purchase_mismatched", purchase_id=str(purchase.id), payment_intent=payment_intent, reason=reason)
 
 
 async def _standing(session: AsyncSession, purchase: CreditPurchase) -> _Standing:

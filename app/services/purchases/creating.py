@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid5
@@ -55,7 +54,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A purchase and what the buyer needs to pay it: never stored, and None where there is nothing to pay any more."""
+    """A purchase and what the buyer needs to pay it: in none of its rows, and None where nothing is left to pay."""
 
     row: CreditPurchase
     new: bool = False
@@ -140,28 +139,30 @@ async def _open_or_reuse(
     intent, and the purchase's id is the key's.
     """
     user_id = order.wish.identity.user_id
-    account = await accounts.find(session, user_id=user_id)
-    if account is not None and account.status != "active":
-        raise AccountSuspendedError("This account is suspended: what it buys could not be spent.")
     customer = await customers.find_for_user(session, user_id)
     if customer is not None:
         customers.refuse_deleted(customer)
-    if idempotency_key is None:
-        opened, former = ([], 0) if account is None else await _find_open(session, account.id, order)
-        for row in opened:
-            begun = await _still_open(session, provider, row, order, customer=customer and customer.stripe_id)
-            if begun is not None:
-                return begun
-        asked = json.dumps([user_id, former, order.terms, order.request], sort_keys=True)
-        idempotency_key = hashlib.sha256(asked.encode()).hexdigest()
-    id = uuid5(_IDS, idempotency_key)
-    if (known := await reading.find(session, id)) is not None:
-        return await _again(session, provider, known, order)
+    account = await accounts.find(session, user_id=user_id)
+    if account is not None and account.status != "active":
+        raise AccountSuspendedError("This account is suspended: what it buys could not be spent.")
+    former = 0
+    if idempotency_key is None and account is not None:
+        known_as = None if customer is None else customer.stripe_id
+        open_one, former = await _find_open(session, provider, account.id, order, customer=known_as)
+        if open_one is not None:
+            return open_one
     made = None
     if customer is None:
         buyer = Buyer(user_id=user_id, email=order.wish.identity.email, name=order.wish.name)
         made = await customers.create_at_stripe(session, provider, buyer)
     stripe_customer = made.object.id if made is not None else customer.stripe_id if customer is not None else ""
+    if idempotency_key is None:
+        # The customer's and not the user's: who comes back after being erased must not meet their old purchases.
+        asked = json.dumps([stripe_customer, former, order.terms, order.request], sort_keys=True)
+        idempotency_key = hashlib.sha256(asked.encode()).hexdigest()
+    id = uuid5(_IDS, idempotency_key)
+    if (known := await reading.find(session, id)) is not None:
+        return await _again(session, provider, known, order)
     await release(session)
     shown = await _create_at_stripe(provider, order, id, stripe_customer, key=f"billhook-purchase-{idempotency_key}")
     if made is None:
@@ -193,10 +194,12 @@ async def _price(session: AsyncSession, pack: Pack) -> str:
     return price.stripe_id
 
 
-async def _find_open(session: AsyncSession, account_id: UUID, order: _Order) -> tuple[Sequence[CreditPurchase], int]:
-    """The latest open purchases of the same thing, and how many purchases there have been: read by one statement.
+async def _find_open(
+    session: AsyncSession, provider: BillingProvider, account_id: UUID, order: _Order, *, customer: str | None
+) -> tuple[Begun | None, int]:
+    """The latest purchase of the same thing that is open still, and how many purchases there have been.
 
-    The number tells the next one's key from those before it, and is the same for everybody who races for it.
+    The number is read with it, tells the next one's key from those before it, and is the same for everybody who races.
     """
     theirs = CreditPurchase.account_id == account_id
     same = [getattr(CreditPurchase, name) == value for name, value in order.terms.items()]
@@ -209,7 +212,10 @@ async def _find_open(session: AsyncSession, account_id: UUID, order: _Order) -> 
     count = select(func.count()).select_from(CreditPurchase).where(theirs)
     ids, former = (await session.execute(select(func.array(latest.scalar_subquery()), count.scalar_subquery()))).one()
     rows = {row.id: row for row in await session.scalars(select(CreditPurchase).where(CreditPurchase.id.in_(ids)))}
-    return [rows[id] for id in ids], former
+    for id in ids:
+        if (begun := await _still_open(session, provider, rows[id], order, customer=customer)) is not None:
+            return begun, former
+    return None, former
 
 
 async def _still_open(
@@ -229,8 +235,9 @@ async def _still_open(
 
 
 async def _again(session: AsyncSession, provider: BillingProvider, row: CreditPurchase, order: _Order) -> Begun:
-    """What the same key gave before. Raises InvalidRequestError where it was for something else."""
-    if (row.pack, row.mode) != (order.pack.key, order.mode):
+    """What the same key gave before. Raises InvalidRequestError where it was for something, or somebody, else."""
+    buyer = await accounts.get(session, account_id=row.account_id)
+    if (buyer.user_id, row.pack, row.mode) != (order.wish.identity.user_id, order.pack.key, order.mode):
         raise InvalidRequestError(
             "This Idempotency-Key came with another request before.",
             code="idempotency_key_reused",
@@ -332,5 +339,5 @@ async def _store(
     )
     session.add(row)
     await session.flush()
-    log.info("purchase_created", purchase=str(id), account=str(account.id), mode=row.mode, pack=row.pack)
+    log.info("purchase_created", purchase_id=str(id), account_id=str(account.id), mode=row.mode, pack=row.pack)
     return row

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import models
@@ -27,12 +27,13 @@ async def find(session: AsyncSession, id: UUID) -> CreditPurchase | None:
 
 
 async def get(
-    session: AsyncSession, provider: BillingProvider, *, id: UUID, user_id: str | None, actor: str
+    session: AsyncSession, provider: BillingProvider, *, id: str, user_id: str | None, actor: str
 ) -> CreditPurchase:
     """A purchase as Stripe shows it this moment, its uses granted if it is paid.
 
-    The page a buyer lands on may ask before any webhook has come; the answer is right all the same. Raises
-    NotFoundError, for another user's too where `user_id` says whose it must be.
+    `id` is ours, its payment intent's or its Checkout session's. The page a buyer lands on may ask before any webhook
+    has come; the answer is right all the same. Raises NotFoundError, for another user's too where `user_id` says whose
+    it must be.
     """
     row = await get_known(session, id, user_id)
     if row.status not in FINAL:
@@ -67,12 +68,12 @@ async def _refresh(session: AsyncSession, provider: BillingProvider, row: Credit
 
 
 async def list_purchases(
-    session: AsyncSession, *, user_id: str, limit: int, starting_after: UUID | None
+    session: AsyncSession, *, user_id: str, limit: int, starting_after: str | None
 ) -> Sequence[CreditPurchase]:
     """The user's, newest first, up to `limit` + 1 of them. Raises NotFoundError for `starting_after` of others."""
     page = _of_user(user_id)
     if starting_after is not None:
-        last = await session.scalar(page.where(CreditPurchase.id == starting_after))
+        last = await session.scalar(page.where(_named(starting_after)))
         if last is None:
             raise _missing(param="starting_after")
         page = page.where(tuple_(CreditPurchase.created, CreditPurchase.id) < (last.created, last.id))
@@ -80,14 +81,19 @@ async def list_purchases(
     return (await session.scalars(page)).all()
 
 
-async def get_known(session: AsyncSession, id: UUID, user_id: str | None) -> CreditPurchase:
-    """As our own tables have it; raises as `get`."""
-    row = await session.scalar(
-        (select(CreditPurchase) if user_id is None else _of_user(user_id)).where(CreditPurchase.id == id)
-    )
+async def get_known(session: AsyncSession, id: str, user_id: str | None) -> CreditPurchase:
+    """As our own tables have it; arguments and errors are those of `get`."""
+    row = await session.scalar((select(CreditPurchase) if user_id is None else _of_user(user_id)).where(_named(id)))
     if row is None:
         raise _missing()
     return row
+
+
+def _named(id: str) -> ColumnElement[bool]:
+    try:
+        return CreditPurchase.id == UUID(id)
+    except ValueError:
+        return or_(CreditPurchase.payment_intent == id, CreditPurchase.checkout_session == id)
 
 
 def _of_user(user_id: str) -> Select[CreditPurchase]:

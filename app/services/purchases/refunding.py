@@ -1,7 +1,5 @@
 """Giving back the money of a purchase of credits, which takes its uses back."""
 
-from uuid import UUID
-
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,7 +18,7 @@ async def refund(
     session: AsyncSession,
     provider: BillingProvider,
     *,
-    id: UUID,
+    id: str,
     amount: int | None,
     reason: RefundReason | None,
     idempotency_key: str,
@@ -28,7 +26,8 @@ async def refund(
 ) -> tuple[CreditPurchase, Refund]:
     """Give the money back, all that is left of it or `amount`, and take the uses for it back at once.
 
-    Raises NotFoundError, and ConflictError for what is not paid or has nothing left to refund.
+    `id` is as for `reading.get`. Raises NotFoundError, and ConflictError for what is not paid or has nothing left to
+    refund.
     """
     row = await reading.get_known(session, id, None)
     if row.payment_intent is None or row.status not in {"succeeded", "mismatched"}:
@@ -42,6 +41,6 @@ async def refund(
         idempotency_key=idempotency_key,
         actor=actor,
     )
-    log.info("purchase_refunded", purchase=str(id), refund=made.id, amount=made.amount)
+    log.info("purchase_refunded", purchase_id=str(row.id), refund=made.id, amount=made.amount)
     await session.refresh(row)
     return row, made

@@ -183,7 +183,8 @@ async def _change_now(
         if _is_as_shown(before.object, claim, change):
             await _refuse_other_amount(provider, shown, change)
             # What was to come at the period's end is replaced by this, if this comes about.
-            async with scheduling.released(provider, change.replaces, stripe_id, idempotency_key=idempotency_key):
+            former = before.object.schedule or change.replaces
+            async with scheduling.released(provider, former, stripe_id, idempotency_key=idempotency_key):
                 done = await provider.change_subscription(
                     stripe_id,
                     items=change.items,

@@ -42,9 +42,7 @@ async def put(
     if account.status == "closed":
         raise ConflictError("This account is closed.", code="account_closed")
     if await tries.charged(session, account.user_id) is None:
-        raise ConflictError(
-            "There is no default payment method: have the customer save one first.", code="no_payment_method"
-        )
+        raise ConflictError("There is no payment method: have the customer save one first.", code="no_payment_method")
     before = await _alone(session, account.id)
     after = {"pack": pack, "threshold": threshold}
     if before != after:

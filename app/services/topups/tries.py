@@ -1,4 +1,4 @@
-"""Tries to buy what is due, with what the customer's invoices are charged to.
+"""Tries to buy what is due, with what the customer's invoices are charged to, else with what was kept last.
 
 Each try is a purchase, written down before Stripe is asked, and the top-up remembers it until its end is known: whoever
 goes on after a crash finds it, and begins no other before. `worker/topups.py` asks Stripe between these functions.
@@ -30,7 +30,7 @@ BREAKER = 3
 PAUSES = (3600, 6 * 3600)
 """Seconds after the first decline, and after the second."""
 WAIT_SECONDS = 600
-"""Until it is looked again whether a payment method, or an active account, is there by now."""
+"""Until it is looked again whether a payment method, or an account that may buy, is there by now."""
 RETRY_SECONDS = 60
 """Until Stripe is asked again that could not be asked, or did not know yet."""
 LEASE_SECONDS = 300
@@ -113,7 +113,7 @@ async def begin(session: AsyncSession, catalog: Catalog, claimed: Claim, *, now:
     topup = await lock(session, account.id)
     if topup is None or topup.due_at != claimed.until:
         return None
-    can_pay = customer is not None and book.account.status == "active"
+    can_pay = customer is not None and book.account.status == "active" and not await _is_owed_money(session, book)
     if topup.purchase_id is not None:
         wanted = can_pay and topup.threshold is not None
         purchase = await session.get_one(CreditPurchase, topup.purchase_id)
@@ -128,7 +128,7 @@ async def begin(session: AsyncSession, catalog: Catalog, claimed: Claim, *, now:
     elif not can_pay or method is None:
         topup.due_at = now + WAIT_SECONDS
     elif pack is None:
-        log.warning("topup_pack_gone", account=str(topup.account_id), pack=topup.pack)
+        log.warning("topup_pack_gone", account_id=str(topup.account_id), pack=topup.pack)
         topup.due_at = None
     else:
         topup.payment_method = method
@@ -158,7 +158,9 @@ async def conclude(
         return  # another worker has
     if not made and purchase.status == "pending":
         purchase.status = "canceled" if failure_code is None else "failed"
-    if purchase.status in {"pending", "processing"}:
+    # Failed while Stripe was asked, so that it can be paid still: the next round cancels it, and counts it.
+    open_still = purchase.status == "failed" and failure_code is None
+    if open_still or purchase.status in {"pending", "processing"}:
         topup.due_at = now + RETRY_SECONDS
         await session.flush()
         return
@@ -178,7 +180,8 @@ async def conclude(
     await end(session, topup)
 
 
-# What invoices are charged to is the newest live subscription's method, else the customer's: as in `charged`.
+# What invoices are charged to is the newest live subscription's method, else the customer's; else it is the newest
+# that is kept: as in `charged`.
 _CHARGED_ANEW = text(
     """
     UPDATE credit_topups SET due_at = :now
@@ -191,8 +194,10 @@ _CHARGED_ANEW = text(
         SELECT default_payment_method AS method FROM subscriptions
          WHERE customer_id = owner.id AND NOT deleted AND status <> ALL(:ended) AND default_payment_method IS NOT NULL
          ORDER BY created DESC, stripe_id LIMIT 1) AS charged ON true
-      JOIN payment_methods AS method ON method.stripe_id = coalesce(charged.method, owner.default_payment_method)
-       AND method.customer_id = owner.id AND NOT method.deleted
+      JOIN LATERAL (
+        SELECT stripe_id FROM payment_methods WHERE customer_id = owner.id AND NOT deleted
+         ORDER BY stripe_id IS DISTINCT FROM coalesce(charged.method, owner.default_payment_method),
+                  created DESC, stripe_id LIMIT 1) AS method ON true
      WHERE topup.failures > 0 AND topup.purchase_id IS NULL AND topup.threshold IS NOT NULL
        AND topup.payment_method IS DISTINCT FROM method.stripe_id
        AND (topup.due_at IS NULL OR topup.due_at > :soon)
@@ -208,9 +213,13 @@ async def notice_new_methods(session: AsyncSession, *, now: int) -> None:
 
 
 async def charged(session: AsyncSession, user_id: str) -> str | None:
-    """The payment method that `GET /payment-methods` calls the default."""
+    """The payment method that `GET /payment-methods` calls the default; where there is none, the newest.
+
+    A payment that keeps its method for later doesn't make it the customer's default.
+    """
     theirs = await payment_methods.list_for_user(session, user_id=user_id)
-    return next((method.stripe_id for method, is_default in theirs if is_default), None)
+    defaults = [method.stripe_id for method, is_default in theirs if is_default]
+    return next(iter([*defaults, *(method.stripe_id for method, _ in theirs)]), None)
 
 
 async def open_account(session: AsyncSession, rules: Credits, account_id: UUID, now: int) -> Book:
@@ -234,6 +243,17 @@ async def end(session: AsyncSession, topup: CreditTopup) -> None:
     await session.flush()
     if topup.threshold is None and topup.purchase_id is None:
         await session.execute(delete(CreditTopup).where(CreditTopup.account_id == topup.account_id))
+
+
+async def _is_owed_money(session: AsyncSession, book: Book) -> bool:
+    """Whether uses were spent whose money went back, or a bank holds some of it.
+
+    Whoever wanted their money back must not be charged for the same again, by themselves and pack after pack.
+    """
+    disputed = select(CreditPurchase.id).where(
+        CreditPurchase.account_id == book.account.id, CreditPurchase.amount_disputed > 0
+    )
+    return book.account.owed > 0 or await session.scalar(disputed.limit(1)) is not None
 
 
 async def _purchase(
@@ -262,7 +282,11 @@ async def _purchase(
         after=terms,
     )
     log.info(
-        "purchase_created", purchase=str(purchase.id), account=str(topup.account_id), mode=purchase.mode, pack=pack.key
+        "purchase_created",
+        purchase_id=str(purchase.id),
+        account_id=str(topup.account_id),
+        mode=purchase.mode,
+        pack=pack.key,
     )
     return purchase
 
@@ -310,4 +334,4 @@ async def _tell(session: AsyncSession, topup: CreditTopup, purchase: CreditPurch
         data=data,
     )
     await outbox.append(session, [told])
-    log.warning("topup_declined", account=str(topup.account_id), **data)
+    log.warning("topup_declined", account_id=str(topup.account_id), **data)
