@@ -160,7 +160,10 @@ async def test_a_user_whose_id_is_another_account_s_id_gets_their_own(
     rogue = await made(client, writer, user_id=account["account_id"])
     token = bearer(mint_development_token(settings, account["account_id"]))
     assert (await read(client, token, account["account_id"])).json() == rogue
-    assert (await read(client, writer, account["account_id"])).json() == account
+    ambiguous = await read(client, writer, account["account_id"])
+    assert (ambiguous.status_code, ambiguous.json()["code"]) == (409, "account_ambiguous")
+    assert (await read(client, writer, "ada")).json() == account
+    assert (await read(client, writer, rogue["account_id"])).json() == rogue
 
 
 async def test_an_expired_grant_counts_no_more_before_it_is_written_off(

@@ -128,7 +128,7 @@ async def test_prices_are_listed_filtered_and_paged(client: httpx.AsyncClient, o
         return [price["id"] for price in answer.json()]
 
     everything = await ids("limit=100")
-    assert len(everything) == 7
+    assert len(everything) == 8
     assert await ids("active=false") == [made[0]]
     assert set(await ids("product=billhook_pro&active=true")) >= {made[1], made[2]}
     assert len(await ids("product=billhook_pro")) == 4

@@ -170,7 +170,7 @@ async def test_a_run_broken_off_at_any_call_is_completed_by_the_next(
     assert [price.unit_amount for price in sold] == [12900, 129000, 19900, 129000]
     at_stripe = {price["id"]: price for price in account.sandbox.rows("price")}
     assert sorted(p["unit_amount"] for p in at_stripe.values()) == sorted(
-        [2900, 500, 49900, 9900, 12900, 129000, 19900, 129000]
+        [2900, 500, 2000, 49900, 9900, 12900, 129000, 19900, 129000]
     )
     assert [p["active"] for p in at_stripe.values() if p["unit_amount"] in {9900, 49900}] == [False, False]
     here = {id: (row.lookup_key, row.active) for id, row in (await by_id(account)).items()}
