@@ -9,7 +9,9 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import UnavailableError
-from app.services.credits.coalescer import Coalescer
+from app.services.credits.charge_statement import CHARGE
+from app.services.credits.coalescer import PLANS_KEPT, Coalescer
+from app.services.credits.reader import LOOK
 
 
 async def double(driver: Any, asked: Sequence[int]) -> Sequence[int | Exception]:
@@ -43,3 +45,34 @@ async def test_who_gives_up_keeps_nobody_else_from_an_answer(engine: AsyncEngine
     await queue.aclose()
     with pytest.raises(UnavailableError):
         queue.ask(1)
+
+
+@pytest.mark.parametrize(
+    ("statement", "types", "lookups"),
+    [
+        (
+            CHARGE,
+            "int[], uuid[], text[], text[], bytea[], int[], bigint[], bigint[], text[], text[], text[], bigint",
+            {"(key = asked.key)", "(user_id = asked.user_id)"},
+        ),
+        (LOOK, "bytea[], text[], bigint", {"(user_id = asked.user_id)"}),
+    ],
+    ids=["charge", "look"],
+)
+async def test_a_plan_made_while_tables_are_empty_looks_up_what_grows(
+    engine: AsyncEngine, statement: str, types: str, lookups: set[str]
+) -> None:
+    """Plans are kept for a minute, in which many may come."""
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("ANALYZE")
+        await driver.execute(PLANS_KEPT)
+        await driver.execute(f"PREPARE kept ({types}) AS {statement}")
+        nothing = ", ".join("NULL" for _ in types.split(","))
+        plan = [row[0] for row in await driver.fetch(f"EXPLAIN (COSTS OFF) EXECUTE kept ({nothing})")]
+        await connection.invalidate()
+    told = "\n".join(plan)
+    for lookup in lookups:
+        assert f"Index Cond: {lookup}" in told, told
+    for whole in ("Materialize", "Seq Scan", "Hash Join", "Merge"):
+        assert whole not in told, told

@@ -2,7 +2,8 @@
 
 # $1 to $11 are what is asked, one array per column; $12 is now. Locked accounts are left out, so that this never waits:
 # they take the other way. Of each account's queue the first are charged as long as the grant in hand lasts. For one
-# order the parts of this statement cost more than its rows: it has no more of them than it needs.
+# order the parts of this statement cost more than its rows: it has no more of them than it needs. LATERAL with a LIMIT
+# leaves no other way than to look each key up: a plan made while the table is empty would read all of it, and is kept.
 CHARGE = """
 WITH seen AS MATERIALIZED (
     SELECT *, free + paid - running AS balance_after,
@@ -18,7 +19,7 @@ WITH seen AS MATERIALIZED (
                           $8::bigint[], $9::text[], $10::text[], $11::text[])
                 AS asked (ord, id, user_id, key, fingerprint, quantity, hold_until, amount_minor, currency, description,
                           metadata)
-              LEFT JOIN credit_charges k ON k.key = asked.key
+              LEFT JOIN LATERAL (SELECT * FROM credit_charges WHERE key = asked.key LIMIT 1) AS k ON true
               LEFT JOIN LATERAL (SELECT * FROM credit_accounts WHERE user_id = asked.user_id
                                     FOR NO KEY UPDATE SKIP LOCKED) AS mine ON true) AS queued
 ), debited AS (

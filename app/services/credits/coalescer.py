@@ -18,12 +18,14 @@ BATCH = 256
 WAITING = 4096
 CONNECT_SECONDS = 5
 RETRY_AFTER_SECONDS = 1
-# Planning takes longer than running does, so it is done once, and maybe while the tables are empty: whatever they hold
-# then, each row must be looked up by its index.
-PLANNED_ONCE = """
+# Planning takes longer than running does, so a plan is kept, and maybe one that was made while the tables were empty:
+# whatever they hold then, each row must be looked up by its index.
+PLANS_KEPT = """
 SET plan_cache_mode = force_generic_plan;
-SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
+SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off
 """
+PLAN_SECONDS = 60.0
+"""How long a plan is kept: tables grow faster than Postgres says by itself."""
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -64,6 +66,7 @@ class Coalescer(Generic[Asked, Answer]):
         self._queue: deque[Waiting[Asked, Answer]] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
+        self._plan_at = 0.0
 
     def ask(self, asked: Asked) -> "asyncio.Future[Answer]":
         """The answer, as soon as it is there. Raises UnavailableError, or its future does."""
@@ -125,6 +128,9 @@ class Coalescer(Generic[Asked, Answer]):
         if self._driver is None or self._driver.is_closed():
             await self._connect()
         if not self._pgbouncer:
+            if (now := asyncio.get_running_loop().time()) >= self._plan_at:
+                await self._driver.execute("DISCARD PLANS")
+                self._plan_at = now + PLAN_SECONDS
             return await self._run(self._driver, asked)
         async with self._driver.transaction():  # an unnamed statement is prepared and run by the same server
             return await self._run(self._driver, asked)
@@ -135,7 +141,7 @@ class Coalescer(Generic[Asked, Answer]):
             self._connection = await self._engine.connect()
             self._driver = (await self._connection.get_raw_connection()).driver_connection
             if not self._pgbouncer:
-                await self._driver.execute(PLANNED_ONCE)
+                await self._driver.execute(PLANS_KEPT)
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None

@@ -24,7 +24,7 @@ SELECT NULL, NULL, NULL, asked.user_id, a.id, a.status,
        EXISTS (SELECT FROM customers c JOIN subscriptions s ON s.customer_id = c.id
                 WHERE c.user_id = asked.user_id AND NOT c.deleted AND NOT s.deleted)
   FROM unnest($2::text[]) AS asked (user_id)
-  LEFT JOIN credit_accounts a ON a.user_id = asked.user_id
+  LEFT JOIN LATERAL (SELECT * FROM credit_accounts WHERE user_id = asked.user_id LIMIT 1) AS a ON true
   LEFT JOIN LATERAL (
     SELECT sum(left_over) FILTER (WHERE book = 'free')::bigint AS free,
            sum(left_over) FILTER (WHERE book = 'paid')::bigint AS paid
