@@ -16,14 +16,14 @@ from app.api.webhooks import describe
 
 SUMMARY = "The billing service between your SaaS and Stripe."
 DESCRIPTION = """\
-Sells plans through Stripe Checkout, keeps subscriptions, invoices and payment methods in step with Stripe, and says
-what a customer may use.
+Sells plans and prepaid credits through Stripe, keeps subscriptions, invoices and payment methods in step with Stripe,
+and says what a customer may use.
 
 * **Money** is an integer in the currency's minor unit (`…_minor`) beside `currency`; the bare name is the decimal.
 * **Time** is integer unix seconds.
 * **Lists** are arrays, newest first, paged by `limit` and `starting_after`, with `Link: <…>; rel="next"` for more.
 * **Errors** are RFC 9457 `application/problem+json`: program against `code`, ask us about `request_id`.
-* **ETag**s are on what is read: sent back as `If-None-Match` they save the transfer of what is still so.
+* **ETag** is on what is read: sent back as `If-None-Match` it saves the transfer of what is still so.
 * **Idempotency-Key** on a write makes repeating it safe: it is given the first answer, marked `Idempotent-Replayed`.
 """
 TAGS = [
